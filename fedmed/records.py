@@ -1,0 +1,294 @@
+"""Frozen records that travel or are stored, their canonical JSON and its digest.
+
+Why it exists: two machines must agree byte for byte on what was planned. A
+record that exists is valid, and equal records have equal bytes and digests.
+
+Rules:
+    * Every record is `@dataclass(frozen=True, slots=True, kw_only=True)` and checks
+      itself in `__post_init__` (raise `ValueError` with a one-line message there).
+    * Fields are public facts. Patient counts, keys and generators are arguments
+      of functions, never fields of a plan.
+    * Every stored or sent record carries a `version`.
+
+What it does not do: read YAML (see `config`) or touch files.
+"""
+
+import dataclasses
+import hashlib
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from fedmed.errors import ConfigError, IntegrityError
+
+PLAN_VERSION = 1
+
+Record = TypeVar("Record")
+
+Family = Literal["linear", "mlp", "tabular-transformer"]
+Adapter = Literal["full", "lora"]
+LoraRule = Literal["ffa", "fedit"]
+Normalisation = Literal["public", "site", "federated"]
+TrustModel = Literal["none", "local"]
+NoiseSource = Literal["system", "simulated-seed"]
+
+
+def canonical_json(record: object) -> bytes:
+    """Return the one JSON encoding of `record`: UTF-8, sorted keys, no white space.
+
+    >>> canonical_json({"b": 1, "a": [0.5]})
+    b'{"a":[0.5],"b":1}'
+    """
+    return msgspec.json.encode(record, order="sorted")
+
+
+def digest(record: object) -> str:
+    """Return the SHA-256 of the canonical JSON of `record`, as 64 hexadecimal digits.
+
+    >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    True
+    """
+    return hashlib.sha256(canonical_json(record)).hexdigest()
+
+
+def decode(data: bytes, kind: type[Record]) -> Record:
+    """Parse canonical JSON into a record of type `kind`.
+
+    Raises:
+        IntegrityError: The bytes are not JSON or not a valid `kind`.
+    """
+    try:
+        return build(msgspec.json.decode(data), kind)
+    except (msgspec.DecodeError, ConfigError) as error:
+        raise IntegrityError(f"expected a {kind.__name__} record as JSON; {error}") from None
+
+
+def build(value: object, kind: type[Record], *, at: str = "") -> Record:
+    """Turn plain mappings, lists and scalars into a record of type `kind`, strictly.
+
+    Args:
+        value: What a YAML or JSON reader returned.
+        kind: The record to build.
+        at: The dotted key under which `value` stands, for messages.
+
+    Raises:
+        ConfigError: A key is unknown or missing, or a value has the wrong type or range;
+            the message names the key, what it got and what it takes.
+    """
+    _refuse_unknown(value, kind, at)
+    try:
+        return msgspec.convert(value, kind, strict=True)
+    except msgspec.ValidationError as error:
+        text, _, path = str(error).partition(" - at `$")
+        key = ".".join(part for part in (at, path.strip("`.")) if part) or kind.__name__
+        raise ConfigError(f"{key}: {_lower_first(text)}; got {_show(value, path)}") from None
+
+
+def _refuse_unknown(value: object, kind: Any, at: str) -> None:
+    """Raise on a key that no field of the dataclass `kind` (or of a nested one) has."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        options = [arg for arg in typing.get_args(kind) if arg is not type(None)]
+        if len(options) == 1 and value is not None:
+            _refuse_unknown(value, options[0], at)
+        return
+    if typing.get_origin(kind) in (tuple, list):
+        item = typing.get_args(kind)[0]
+        if isinstance(value, list | tuple):
+            for index, entry in enumerate(value):
+                _refuse_unknown(entry, item, f"{at}[{index}]")
+        return
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, Mapping)):
+        return
+    hints = typing.get_type_hints(kind)
+    for key, entry in value.items():
+        if key not in hints:
+            known = ", ".join(sorted(hints))
+            name = f"{at}.{key}" if at else str(key)
+            raise ConfigError(f"{name}: unknown key; expected one of: {known}")
+        _refuse_unknown(entry, hints[key], f"{at}.{key}" if at else str(key))
+
+
+def _show(value: object, path: str) -> str:
+    """Return the scalar at msgspec's `path` inside `value`, or the kind of thing found there."""
+    for part in path.strip("`").strip(".").replace("[", ".[").split("."):
+        if part.startswith("[") and isinstance(value, list | tuple) and part[1:-1].isdigit():
+            value = value[int(part[1:-1])]
+        elif isinstance(value, Mapping) and part in value:
+            value = value[part]
+    if isinstance(value, str | int | float | bool) or value is None:
+        return repr(value)
+    return f"a {type(value).__name__}"
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def require(condition: bool, message: str) -> None:  # noqa: FBT001  a predicate reads best in first place
+    """Raise `ValueError(message)` unless `condition` holds; for `__post_init__` checks."""
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSpec:
+    """Which view of a data set a study trains on."""
+
+    schema: str
+    schema_digest: str
+    target: str
+    cohort_column: str | None = None
+    cohort: tuple[str, ...] = ()
+    normalisation: Normalisation = "public"
+
+    def __post_init__(self) -> None:
+        require(
+            bool(self.cohort) == (self.cohort_column is not None),
+            "cohort and cohort_column are set together or not at all",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """The shape of the shared model and of what is trained of it."""
+
+    family: Family
+    adapter: Adapter
+    width: int = 32
+    depth: int = 2
+    heads: int = 4
+    lora_rank: int = 4
+    lora_alpha: float = 8.0
+    lora_rule: LoraRule = "ffa"
+
+    def __post_init__(self) -> None:
+        for name in ("width", "depth", "heads", "lora_rank"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        require(self.lora_alpha > 0, f"lora_alpha must be above 0, got {self.lora_alpha}")
+        require(self.width % self.heads == 0, f"width must be a multiple of heads, got {self.width} and {self.heads}")
+        require(
+            self.adapter == "full" or self.family == "tabular-transformer",
+            f"adapter=lora needs attention to adapt: use model=tabular_transformer, or adapter=full with {self.family}",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSpec:
+    """Rounds and local steps; `sample_rate` is the Poisson rate per step."""
+
+    rounds: int
+    local_steps: int
+    sample_rate: float
+    learning_rate: float
+    momentum: float = 0.0
+    average_from: float = 1.0
+    """Fraction of the rounds after which the released model is the mean of the iterates; 1 = the last iterate."""
+
+    def __post_init__(self) -> None:
+        require(self.rounds >= 1, f"rounds must be at least 1, got {self.rounds}")
+        require(self.local_steps >= 1, f"local_steps must be at least 1, got {self.local_steps}")
+        require(0 < self.sample_rate <= 1, f"sample_rate must be in (0, 1], got {self.sample_rate}")
+        require(
+            math.isfinite(self.learning_rate) and self.learning_rate > 0,
+            f"learning_rate must be above 0, got {self.learning_rate}",
+        )
+        require(0 <= self.momentum < 1, f"momentum must be in [0, 1), got {self.momentum}")
+        require(0 <= self.average_from <= 1, f"average_from must be in [0, 1], got {self.average_from}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacySpec:
+    """Record-level differential privacy of one study, under add/remove adjacency.
+
+    `epsilon` and `delta` are what the whole data set may be charged over all the
+    studies of the sequence; `noise_multiplier` is what calibration found for it.
+    """
+
+    trust_model: TrustModel
+    epsilon: float | None = None
+    delta: float = 1e-5
+    clip_norm: float = 1.0
+    noise_multiplier: float = 0.0
+    release_noise_multiplier: float = 0.0
+    """Noise of one-shot releases (Fisher information, statistics), relative to their clip norm."""
+    noise: NoiseSource = "system"
+
+    def __post_init__(self) -> None:
+        require(0 < self.delta < 1, f"delta must be in (0, 1), got {self.delta}")
+        require(0 < self.clip_norm < math.inf, f"clip_norm must be above 0, got {self.clip_norm}")
+        if self.trust_model == "none":
+            require(self.epsilon is None, "epsilon must be null when trust_model is none")
+            require(self.noise_multiplier == 0, "noise_multiplier must be 0 when trust_model is none")
+            return
+        require(
+            self.epsilon is not None and math.isfinite(self.epsilon) and self.epsilon > 0,
+            f"epsilon must be above 0, got {self.epsilon}",
+        )
+        require(self.noise_multiplier > 0, f"noise_multiplier must be above 0, got {self.noise_multiplier}")
+        require(
+            self.release_noise_multiplier > 0,
+            f"release_noise_multiplier must be above 0, got {self.release_noise_multiplier}",
+        )
+
+    @property
+    def private(self) -> bool:
+        """Whether a site clips, adds noise and charges its ledger."""
+        return self.trust_model != "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AggregationSpec:
+    """How updates become one. `insecure`: a weighted mean that the coordinator computes in the clear."""
+
+    kind: Literal["insecure"]
+    min_sites: int = 2
+    round_timeout_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        require(self.min_sites >= 1, f"min_sites must be at least 1, got {self.min_sites}")
+        require(self.round_timeout_s > 0, f"round_timeout_s must be above 0, got {self.round_timeout_s}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContinualSpec:
+    """Elastic weight consolidation (Kirkpatrick et al. 2017) against the previous study.
+
+    `strength` is lambda of the coordinator's closed form; 0 switches consolidation off.
+    `release_fisher` asks the sites for this study's Fisher diagonal at its end.
+    """
+
+    strength: float
+    release_fisher: bool
+    fisher_clip_norm: float = 1.0
+    decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.strength < math.inf, f"strength must be at least 0, got {self.strength}")
+        require(self.fisher_clip_norm > 0, f"fisher_clip_norm must be above 0, got {self.fisher_clip_norm}")
+        require(0 <= self.decay <= 1, f"decay must be in [0, 1], got {self.decay}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """All that a coordinator can tell a site about one study."""
+
+    study: str
+    seed: int
+    data: DataSpec
+    model: ModelSpec
+    base_digest: str
+    """SHA-256 of the model folder that every site must already hold."""
+    training: TrainingSpec
+    privacy: PrivacySpec
+    aggregation: AggregationSpec
+    continual: ContinualSpec
+    version: int = PLAN_VERSION
+
+    def __post_init__(self) -> None:
+        require(self.version == PLAN_VERSION, f"version must be {PLAN_VERSION}, got {self.version}")
+        require(bool(self.study) and self.study.isprintable(), "study must be a printable name")

@@ -1,0 +1,1 @@
+"""The coordinator's side: rounds, aggregation, consolidation and checkpoints."""
