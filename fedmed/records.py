@@ -260,12 +260,16 @@ class ContinualSpec:
 
     `strength` is lambda of the coordinator's closed form; 0 switches consolidation off.
     `release_fisher` asks the sites for this study's Fisher diagonal at its end.
+    `knowledge_digest` names what earlier studies left behind, or None for a first study.
     """
 
     strength: float
     release_fisher: bool
+    knowledge_digest: str | None = None
     fisher_clip_norm: float = 1.0
     decay: float = 1.0
+    earlier: tuple[DataSpec, ...] = ()
+    """Views of the studies before this one, on which sites also evaluate the released model."""
 
     def __post_init__(self) -> None:
         require(0 <= self.strength < math.inf, f"strength must be at least 0, got {self.strength}")

@@ -1,0 +1,1 @@
+"""The configuration that ships with FedMed; a folder of YAML, a package so that a wheel can hold it."""

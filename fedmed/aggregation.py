@@ -1,0 +1,70 @@
+"""How the updates of many sites become one.
+
+Why it exists: weighting and LoRA rules are arithmetic over arrays; whether the
+terms were visible (insecure) or only their sum (secure) is another matter.
+
+Rules:
+    * Updates are folded in as they arrive; nothing keeps all of them.
+    * Arithmetic is float64 and the order of arrival must not decide the result
+      beyond rounding, so callers fold in site order when they need bit equality.
+
+What it does not do: exchange messages, or hide anything.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmed.errors import ProtocolError, SiteFailureError
+from fedmed.records import Adapter, LoraRule
+
+EXACT_RULES: dict[tuple[Adapter, LoraRule], bool] = {
+    ("full", "ffa"): True,
+    ("full", "fedit"): True,
+    ("lora", "ffa"): True,
+    ("lora", "fedit"): False,
+}
+"""Whether the mean of what is sent equals the mean of what it stands for, by adapter and rule."""
+
+
+class RunningSum:
+    """A running sum of additive contributions: a vector summed over records, and their weight.
+
+    >>> total = RunningSum(size=1)
+    >>> total.add(np.array([1.0]), weight=1.0)
+    >>> total.add(np.array([8.0]), weight=2.0)
+    >>> total.mean()
+    array([3.])
+    """
+
+    def __init__(self, *, size: int) -> None:
+        self.vector = np.zeros(size)
+        self.weight = 0.0
+        self.contributions = 0
+
+    def add(self, vector: NDArray[np.floating], *, weight: float) -> None:
+        """Fold one contribution in.
+
+        Args:
+            vector: Summed over the contributor's records, shape `[size]`.
+            weight: What the vector counts for, above 0.
+
+        Raises:
+            ProtocolError: Wrong shape, a value that is not finite, or a weight that is not above 0.
+        """
+        if vector.shape != self.vector.shape:
+            raise ProtocolError(f"expected an update of {len(self.vector)} values, got shape {vector.shape}")
+        if not (np.isfinite(vector).all() and np.isfinite(weight) and weight > 0):
+            raise ProtocolError("expected a finite update with a weight above 0, got another")
+        self.vector += vector.astype(np.float64)
+        self.weight += weight
+        self.contributions += 1
+
+    def mean(self) -> NDArray[np.float64]:
+        """Return the mean over the weight, shape `[size]`.
+
+        Raises:
+            SiteFailureError: Nothing was added.
+        """
+        if self.contributions == 0:
+            raise SiteFailureError("expected at least one update to aggregate, got none")
+        return self.vector / self.weight

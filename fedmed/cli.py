@@ -1,0 +1,64 @@
+"""The `fedmed` command: find the subcommand, run it, turn errors into one line.
+
+Why it exists: every part of FedMed brings its own subcommand through the entry
+point group `fedmed.commands`; this module only dispatches.
+
+Rules:
+    * A `FedMedError` is printed as one line on standard error; exit code 2.
+    * Ctrl-C and SIGTERM end with what the subcommand has to say about resuming; exit code 130.
+
+What it does not do: parse a subcommand's own arguments.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+
+from fedmed import __version__
+from fedmed.errors import FedMedError, UsageError
+
+GROUP = "fedmed.commands"
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand and return the exit code.
+
+    Args:
+        arguments: What stands after `fedmed`; the process's own arguments if None.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(words)
+    except FedMedError as error:
+        print(f"fedmed: {error}", file=sys.stderr)  # noqa: T201  the command line's output
+        return error.exit_code
+    except KeyboardInterrupt as interruption:
+        print(f"fedmed: stopped{_after(interruption)}", file=sys.stderr)  # noqa: T201  likewise
+        return INTERRUPTED
+
+
+def _dispatch(words: Sequence[str]) -> int:
+    commands = {entry.name: entry for entry in entry_points(group=GROUP)}
+    listing = ", ".join(sorted(commands))
+    if not words or words[0] in {"-h", "--help"}:
+        print(_usage(listing))  # noqa: T201  likewise
+        return 0
+    if words[0] == "--version":
+        print(f"fedmed {__version__}")  # noqa: T201  likewise
+        return 0
+    if words[0] not in commands:
+        raise UsageError(f"unknown command {words[0]!r}; expected one of: {listing}")
+    command = commands[words[0]].load()
+    return int(command(words[1:]))
+
+
+def _usage(listing: str) -> str:
+    return (
+        f"fedmed {__version__}: federated learning across hospital sites\n\n"
+        f"usage: fedmed COMMAND [ARGUMENTS]\ncommands: {listing}\n\nfedmed COMMAND --help says more."
+    )
+
+
+def _after(interruption: KeyboardInterrupt) -> str:
+    return f"; {interruption}" if str(interruption) else ""

@@ -1,0 +1,151 @@
+"""YAML to records, once: the only room of Hydra and OmegaConf.
+
+Why it exists: nothing below the command line ever sees a `DictConfig`. Hydra
+composes, this module turns the result into one frozen record, and every mistake
+becomes one line that names the key, what it got and what it takes.
+
+Rules:
+    * Composition is tried before Hydra starts a job, so a mistake leaves nothing on disk.
+    * `config_dir` prefers the folder inside the installed package, then the checkout.
+
+What it does not do: know what the records mean; `records.build` checks them.
+"""
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fedmed.errors import ConfigError, UsageError
+from fedmed.files import write_atomic
+from fedmed.records import build
+
+Record = TypeVar("Record")
+_HYDRA_FLAGS = ("-h", "--help", "--hydra-help", "-c", "--cfg", "-i", "--info", "--version", "--shell-completion", "-sc")
+_MULTIRUN_FLAGS = ("-m", "--multirun")
+_MISSING_OPTION = re.compile(
+    r"Could not find '([^']+)'(?:.*?Available options in '[^']+':\n(.*?)\n\s*Config search path)?", re.DOTALL
+)
+_INTERNAL = ("full_key:", "object_type", "To append to your config", "Set the environment", "See https://")
+
+
+def config_dir() -> Path:
+    """Return the folder of configuration that ships with this package.
+
+    Raises:
+        UsageError: The installation has none.
+    """
+    package = Path(__file__).parent
+    for candidate in (package / "conf", package.parent / "conf"):
+        if (candidate / "config.yaml").is_file():
+            return candidate
+    raise UsageError(f"expected FedMed's configuration beside {package}, found none; install the package again")
+
+
+def compose(kind: type[Record], overrides: Sequence[str]) -> Record:
+    """Return the record that the shipped configuration and `overrides` mean.
+
+    Args:
+        kind: The record of the whole configuration.
+        overrides: `key=value` and `group=option`, as on the command line.
+
+    Raises:
+        ConfigError: An override names an unknown key or option, or a value does not fit.
+    """
+    with _translated(), hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+        composed = hydra.compose("config", overrides=list(overrides))
+        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    return build(plain, kind)
+
+
+def load(kind: type[Record], path: Path) -> Record:
+    """Return the record stored by `save`.
+
+    Raises:
+        UsageError: There is no such file.
+        ConfigError: The file does not hold a valid record.
+    """
+    if not path.is_file():
+        raise UsageError(f"expected a configuration in {path}, found none; give the folder of an earlier run")
+    with _translated():
+        plain = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    return build(plain, kind)
+
+
+def save(path: Path, plain: object) -> None:
+    """Write a record (as plain mappings) as YAML that `load` reads."""
+    write_atomic(path, OmegaConf.to_yaml(OmegaConf.create(plain)).encode(), mode=0o644)  # type: ignore[call-overload]
+
+
+def run_command(kind: type[Record], arguments: Sequence[str], task: Callable[[Record, Path | None], None]) -> None:
+    """Run `task` once, or once per combination of a sweep, under Hydra's command line.
+
+    Args:
+        kind: The record of the whole configuration.
+        arguments: What stands after the subcommand, Hydra's own flags included.
+        task: Gets the record and, in a sweep, the folder of its job.
+
+    Raises:
+        ConfigError: A mistake in the configuration.
+        FedMedError: Whatever `task` raises.
+    """
+    sweeping = any(argument in _MULTIRUN_FLAGS for argument in arguments)
+    if not sweeping and not any(argument.split("=")[0] in _HYDRA_FLAGS for argument in arguments):
+        task(compose(kind, arguments), None)
+        return
+
+    def job(composed: DictConfig) -> None:
+        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        task(build(plain, kind), Path(HydraConfig.get().runtime.output_dir))
+
+    decorated = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(job)
+    with _translated(), _command_line(arguments):
+        decorated()
+
+
+@contextlib.contextmanager
+def _command_line(arguments: Sequence[str]) -> Iterator[None]:
+    """Let Hydra see the subcommand's arguments and raise its errors instead of printing them."""
+    before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = ["fedmed simulate", *arguments]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        sys.argv = before
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if full is not None:
+            os.environ["HYDRA_FULL_ERROR"] = full
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """Turn what Hydra and OmegaConf raise into one line."""
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_one_line(error)) from None
+
+
+def _one_line(error: BaseException) -> str:
+    """Return Hydra's complaint without line breaks, search paths and hints to Hydra's internals."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
+    text = str(error) if cause is None else f"{error}: {cause}"
+    found = _MISSING_OPTION.search(text)
+    if found:
+        group, _, option = found[1].rpartition("/")
+        options = ", ".join(line.strip() for line in (found[2] or "").splitlines())
+        return f"{group or 'config'}: there is no option {option!r}; it takes one of: {options or 'see --help'}"
+    lines = [line.strip() for line in text.splitlines()]
+    return " ".join(line for line in lines if line and not line.startswith(_INTERNAL))

@@ -1,0 +1,295 @@
+"""What a hospital's table is: its columns, units, public ranges, targets and split rule.
+
+Why it exists: every site must turn its own file into features of one meaning and
+one dimension without telling anybody its statistics. The schema carries all that
+is needed for it as public facts, and its digest goes into the plan.
+
+Rules:
+    * A column says what it is (`kind`) and what may happen to it (`role`). A column
+      that the schema does not list is dropped.
+    * A number that is kept states the range `low` to `high` that it can take at all, so
+      that a telephone number in the wrong column does not pass as a blood pressure.
+    * A category that is kept lists its `values`: no free text passes as a category.
+    * Normalisation uses `centre` and `scale`, public clinical ranges, never the data.
+
+What it does not do: read data, de-identify (see `fedmed.deid`) or load (see `fedmed.data.tabular`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from fedmed.errors import DataError
+from fedmed.records import digest, require
+
+SCHEMA_VERSION = 1
+
+Kind = Literal["number", "category", "binary", "date", "text", "identifier"]
+Role = Literal[
+    "direct-identifier", "patient-key", "quasi-identifier", "sensitive", "feature", "target", "free-text", "ignore"
+]
+_KINDS_OF_ROLE: Mapping[str, tuple[Kind, ...]] = {
+    "patient-key": ("identifier",),
+    "quasi-identifier": ("number", "category", "binary", "date"),
+    "sensitive": ("number", "category", "binary", "date"),
+    "feature": ("number", "category", "binary"),
+    "target": ("number", "category", "binary"),
+    "free-text": ("text",),
+}
+_MODEL_KINDS = ("number", "category", "binary")
+_LEAVING_ROLES = ("direct-identifier", "free-text", "ignore")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One column of the publisher's table.
+
+    `values` are the allowed categories; of a binary, the one that means 0 and then the one
+    that means 1. `synonyms` maps other spellings to one of `values`. `missing` adds tokens to
+    the schema's. A row that lacks a `required` value is incomplete and not used.
+    A number with `unit: years` is treated as an age: above 89 becomes 90.
+    """
+
+    name: str
+    kind: Kind
+    role: Role
+    unit: str | None = None
+    centre: float | None = None
+    scale: float | None = None
+    low: float | None = None
+    high: float | None = None
+    values: tuple[str, ...] = ()
+    synonyms: Mapping[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    required: bool = False
+
+    def __post_init__(self) -> None:
+        require(bool(self.name.strip()), "a column needs a name")
+        kinds = _KINDS_OF_ROLE.get(self.role)
+        require(
+            kinds is None or self.kind in kinds,
+            f"column {self.name}: role {self.role} takes kind {' or '.join(kinds or ())}, got {self.kind}",
+        )
+        if self.leaves:
+            return
+        if self.kind == "number":
+            self._check_number()
+        elif self.kind in {"category", "binary"}:
+            self._check_values()
+
+    @property
+    def leaves(self) -> bool:
+        """Whether the column is dropped from the table at the door."""
+        return self.role in _LEAVING_ROLES
+
+    @property
+    def is_feature(self) -> bool:
+        """Whether a model sees the column."""
+        return self.role in {"feature", "quasi-identifier"} and self.kind in _MODEL_KINDS
+
+    def _check_number(self) -> None:
+        low, high = self.low, self.high
+        require(
+            low is not None and high is not None and low < high,
+            f"column {self.name}: a number that is kept states low < high, got {low} and {high}",
+        )
+        if self.is_feature:
+            require(
+                self.centre is not None and self.scale is not None and self.scale > 0,
+                f"column {self.name}: a number feature states centre and scale > 0, got {self.centre} and {self.scale}",
+            )
+
+    def _check_values(self) -> None:
+        require(
+            len(set(self.values)) == len(self.values) >= 2,
+            f"column {self.name}: a {self.kind} lists two or more different values",
+        )
+        require(
+            self.kind == "category" or len(self.values) == 2,
+            f"column {self.name}: a binary lists two values, first the one for 0, got {len(self.values)}",
+        )
+        unknown = sorted(set(self.synonyms.values()) - set(self.values))
+        require(not unknown, f"column {self.name}: synonyms map to {unknown}, which are not among its values")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """How a column becomes a 0/1 label: a number `above` a bound, or a value among `one_of`.
+
+    `classes` names label 0 and label 1.
+    """
+
+    name: str
+    column: str
+    above: float | None = None
+    one_of: tuple[str, ...] = ()
+    classes: tuple[str, str] = ("no", "yes")
+
+    def __post_init__(self) -> None:
+        require(
+            (self.above is None) == bool(self.one_of),
+            f"target {self.name}: set above for a number, or one_of for a category or binary, not both",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schema:
+    """One data set as its publisher or hospital writes it.
+
+    `file` is the path below the root, with `{site}` where the site's name goes; `sites`
+    are the sites that the publisher distributes (empty: any). Without a header, `columns`
+    are in the file's order. Without a patient key, each row is one patient.
+    """
+
+    name: str
+    file: str
+    columns: tuple[Column, ...]
+    targets: tuple[Target, ...]
+    sites: tuple[str, ...] = ()
+    delimiter: str = ","
+    header: bool = True
+    missing: tuple[str, ...] = ()
+    drop_first: bool = False
+    clip: float = 4.0
+    licence: str = ""
+    source: str = ""
+    obtain: str = ""
+    version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        require(self.version == SCHEMA_VERSION, f"version must be {SCHEMA_VERSION}, got {self.version}")
+        require(bool(self.name.strip()) and bool(self.file.strip()), "a schema needs a name and a file")
+        require(len(self.delimiter) == 1, f"delimiter must be one character, got {len(self.delimiter)}")
+        require(self.clip > 0, f"clip must be above 0, got {self.clip}")
+        names = [column.name for column in self.columns]
+        require(len(set(names)) == len(names), "two columns have the same name")
+        keys = [column.name for column in self.columns if column.role == "patient-key"]
+        require(len(keys) <= 1, f"at most one column may be the patient key, got {', '.join(keys)}")
+        require(any(column.is_feature for column in self.columns), "a schema needs at least one feature")
+        self._check_targets()
+
+    def _check_targets(self) -> None:
+        require(bool(self.targets), "a schema needs at least one target")
+        require(len({target.name for target in self.targets}) == len(self.targets), "two targets have the same name")
+        columns = {column.name: column for column in self.columns if column.role == "target"}
+        for target in self.targets:
+            require(target.column in columns, f"target {target.name}: no column {target.column} with role target")
+            column = columns[target.column]
+            require(
+                (column.kind == "number") == (target.above is not None),
+                f"target {target.name}: use above for a number and one_of otherwise; {column.name} is a {column.kind}",
+            )
+            unknown = sorted(set(target.one_of) - set(column.values))
+            require(not unknown, f"target {target.name}: one_of names {unknown}, not among the values of {column.name}")
+
+    @property
+    def patient_key(self) -> str | None:
+        """The column that says who a row is about, or None where each row is one patient."""
+        return next((column.name for column in self.columns if column.role == "patient-key"), None)
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the schema's canonical JSON."""
+        return digest(self)
+
+    def column(self, name: str) -> Column:
+        """Return the column called `name`.
+
+        Raises:
+            DataError: The schema has no such column.
+        """
+        for column in self.columns:
+            if column.name == name:
+                return column
+        known = ", ".join(column.name for column in self.columns if not column.leaves)
+        raise DataError(f"schema {self.name}: no column {name!r}; expected one of: {known}")
+
+    def target(self, name: str) -> Target:
+        """Return the target called `name`.
+
+        Raises:
+            DataError: The schema has no such target.
+        """
+        for target in self.targets:
+            if target.name == name:
+                return target
+        known = ", ".join(target.name for target in self.targets)
+        raise DataError(f"schema {self.name}: no target {name!r}; expected one of: {known}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitRule:
+    """Which patients stand in the test set.
+
+    `hash` takes the patients whose token's SHA-256 falls below `test_fraction`, so a patient stays
+    on one side whatever else changes. `flamby` is the row split of FLamby's Fed-Heart-Disease
+    (Ogier du Terrail et al. 2022): per site, stratified where each class has more than two rows.
+    """
+
+    kind: Literal["hash", "flamby"]
+    test_fraction: float
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(0 < self.test_fraction < 1, f"test_fraction must be in (0, 1), got {self.test_fraction}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSet:
+    """What one file of conf/data holds: a schema, where its files are here, and the split."""
+
+    name: str
+    schema: Schema
+    split: SplitRule
+    root: str | None = None
+
+    def __post_init__(self) -> None:
+        require(self.name == self.schema.name, f"name {self.name} and schema.name {self.schema.name} must be equal")
+        require(
+            self.split.kind != "flamby" or self.schema.patient_key is None,
+            "split flamby goes by rows and would put one patient on both sides; use hash where there is a patient key",
+        )
+
+
+def locate(root: Path, schema: Schema, site: str) -> Path:
+    """Return the file that holds the table of `site` below `root`.
+
+    `root` may be the folder of all sites, or the folder of this site alone.
+
+    Raises:
+        DataError: The folder or the file is missing; the message says which files were expected
+            and where to get them.
+    """
+    if schema.sites and site not in schema.sites:
+        raise DataError(f"{schema.name}: no site {site!r}; expected one of: {', '.join(schema.sites)}")
+    relative = Path(schema.file.format(site=site))
+    cure = f"; {schema.obtain}" if schema.obtain else ""
+    expected = f"expected {relative} in it{cure}"
+    if not root.is_dir():
+        raise DataError(f"{schema.name}: folder {root} does not exist; {expected}")
+    for candidate in (root / relative, root / relative.name):
+        if candidate.is_file():
+            return candidate
+    raise DataError(f"{schema.name}: folder {root} does not hold the table of site {site}; {expected}")
+
+
+def sites_under(root: Path, schema: Schema) -> tuple[str, ...]:
+    """Return the sites whose table stands below `root`, sorted; `sites` of the schema where it lists them.
+
+    Raises:
+        DataError: No table stands below `root`, or one of the listed sites has none.
+    """
+    if schema.sites:
+        for site in schema.sites:
+            locate(root, schema, site)
+        return schema.sites
+    before, _, after = schema.file.partition("{site}")
+    found = []
+    for path in sorted(root.glob(f"{before}*{after}")) if root.is_dir() else []:
+        inside = path.relative_to(root).as_posix()
+        found.append(inside[len(before) : len(inside) - len(after)])
+    if not found:
+        cure = f"; {schema.obtain}" if schema.obtain else ""
+        raise DataError(f"{schema.name}: no tables below {root}; expected files like {schema.file}{cure}")
+    return tuple(found)

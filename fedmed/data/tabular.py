@@ -1,0 +1,199 @@
+"""A de-identified table as a `Source`: only bytes that the audit log vouches for are read.
+
+Why it exists: between the file that de-identification wrote and the learner stands
+one check: the site's audit log must name the SHA-256 of exactly these bytes, under
+exactly this schema, in its latest record for this data set.
+
+Rules:
+    * The bytes that are hashed are the bytes that are parsed.
+    * Feature names and their order come from the schema alone, so every site has the same ones.
+    * Normalisation is by the schema's public ranges; a missing value is 0, the public centre.
+    * A view that cannot be trained on (empty, or one class) is refused with the site named.
+
+What it does not do: de-identify (see `fedmed.deid`) or use statistics of the data.
+"""
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from sklearn.model_selection import train_test_split
+
+from fedmed.audit import ChainLog
+from fedmed.data.schema import Column, Schema, SplitRule, Target
+from fedmed.data.source import Cohort, Floats, Labels, Split, View
+from fedmed.errors import DataError, IntegrityError
+
+# These three are the contract with fedmed.deid.tabular, which stands on the same floor and is not imported.
+TABLE_FILE = "table.parquet"
+AUDIT_KIND = "table-deidentified"
+PATIENT = "patient"
+
+_SPLIT_LABEL = b"fedmed split 1"
+
+
+class TabularSource:
+    """One site's de-identified table under one schema and one split."""
+
+    def __init__(self, folder: Path, *, schema: Schema, split: SplitRule, log: ChainLog, site: str) -> None:
+        """Read and check the table in `folder`.
+
+        Args:
+            folder: Where `deidentify_table` wrote.
+            schema: The schema under which it was written.
+            split: Which patients stand in test.
+            log: The site's audit log.
+            site: The site's name, for messages.
+
+        Raises:
+            DataError: There is no table in `folder`.
+            IntegrityError: The audit log does not vouch for its bytes under this schema.
+        """
+        self.schema = schema
+        self.site = site
+        self.features = feature_names(schema)
+        self._split = split
+        self._table = _vouched_table(folder / TABLE_FILE, schema, log)
+
+    def load(self, view: View, split: Split) -> Cohort:
+        """Return the patients of `view` that stand in `split`.
+
+        Raises:
+            DataError: The view names an unknown target, column or value, or selects no
+                patients or only one class at this site.
+        """
+        target = self.schema.target(view.target)
+        labels = _labels(self._table[target.column], target, self.schema.column(target.column))
+        chosen = labels.is_not_null().to_numpy() & self._members(view)
+        self._refuse_untrainable(labels.filter(chosen), view)
+        in_test = _in_test(self._table[PATIENT], labels, self._split)
+        rows = chosen & (in_test if split == "test" else ~in_test)
+        columns = [_features(self._table[column.name], column, self.schema) for column in _feature_columns(self.schema)]
+        label_array: Labels = labels.filter(rows).to_numpy().astype(np.int64)
+        return Cohort(
+            features=np.concatenate(columns, axis=1)[rows],
+            labels=label_array,
+            feature_names=self.features,
+            classes=target.classes,
+        )
+
+    def _members(self, view: View) -> npt.NDArray[np.bool_]:
+        if view.cohort_column is None:
+            return np.ones(self._table.height, dtype=np.bool_)
+        column = self.schema.column(view.cohort_column)
+        if column.kind != "category" or column.name not in self._table.columns:
+            raise DataError(
+                f"site {self.site}: column {column.name!r} cannot select a cohort; expected a category that is kept"
+            )
+        unknown = sorted(set(view.cohort) - set(column.values))
+        if unknown:
+            raise DataError(
+                f"site {self.site}: column {column.name!r} has no value {unknown[0]!r}; "
+                f"expected one of: {', '.join(column.values)}"
+            )
+        return self._table[column.name].is_in(list(view.cohort)).fill_null(value=False).to_numpy()
+
+    def _refuse_untrainable(self, labels: pl.Series, view: View) -> None:
+        where = f"site {self.site}, {TABLE_FILE}: target {view.target!r}"
+        cohort = f" in the cohort {view.cohort_column} = {', '.join(view.cohort)}" if view.cohort_column else ""
+        if labels.is_empty():
+            raise DataError(f"{where}: no patients{cohort}; leave this site out of the study or choose another cohort")
+        if labels.n_unique() == 1:
+            raise DataError(
+                f"{where}: every patient{cohort} has the same label; expected two classes; "
+                "check the target's rule and the export, or leave this site out of the study"
+            )
+
+
+def feature_names(schema: Schema) -> tuple[str, ...]:
+    """Return the features of `schema` in order: numbers and binaries by name, categories as `name=value`."""
+    names: list[str] = []
+    for column in _feature_columns(schema):
+        shown = [f"{column.name}={value}" for value in _shown_values(column, schema)]
+        names += shown if column.kind == "category" else [column.name]
+    return tuple(names)
+
+
+def _feature_columns(schema: Schema) -> list[Column]:
+    return [column for column in schema.columns if column.is_feature]
+
+
+def _shown_values(column: Column, schema: Schema) -> tuple[str, ...]:
+    return column.values[1:] if schema.drop_first else column.values
+
+
+def _vouched_table(path: Path, schema: Schema, log: ChainLog) -> pl.DataFrame:
+    if not path.is_file():
+        raise DataError(f"no de-identified table {path}; run the de-identification of {schema.name} first")
+    data = path.read_bytes()
+    records = [e.body for e in log.entries() if e.kind == AUDIT_KIND and e.body.get("schema_name") == schema.name]
+    cure = "de-identify the table again"
+    if not records:
+        raise IntegrityError(f"{path}: the audit log has no record for {schema.name}, so it is not used; {cure}")
+    if records[-1].get("output_sha256") != hashlib.sha256(data).hexdigest():
+        raise IntegrityError(f"{path}: the bytes are not those of the latest audit record, so it is not used; {cure}")
+    if records[-1].get("schema_digest") != schema.digest:
+        raise IntegrityError(
+            f"{path}: the table was made under another schema {schema.name}, so it is not used; {cure}"
+        )
+    return pl.read_parquet(io.BytesIO(data))
+
+
+def _labels(values: pl.Series, target: Target, column: Column) -> pl.Series:
+    """Return 0 or 1 per row, null where the target is missing."""
+    if target.above is not None:
+        return (values > target.above).cast(pl.Int8)
+    if column.kind == "binary":  # stored as the position of its value
+        return values.is_in([column.values.index(value) for value in target.one_of]).cast(pl.Int8)
+    return values.is_in(list(target.one_of)).cast(pl.Int8)
+
+
+def _features(values: pl.Series, column: Column, schema: Schema) -> Floats:
+    """Return one column of the table as one or more features in public-range units; missing is 0."""
+    if column.kind == "category":
+        flags = [(values == value).cast(pl.Float32) for value in _shown_values(column, schema)]
+        return _flags(np.stack([flag.fill_null(0.5).to_numpy() for flag in flags], axis=1))
+    raw = values.cast(pl.Float64)
+    if column.kind == "binary":
+        return _flags(raw.fill_null(0.5).to_numpy()[:, None])
+    assert column.centre is not None  # noqa: S101  a Column that exists has checked it
+    assert column.scale is not None  # noqa: S101  likewise
+    scaled = (raw.fill_null(column.centre).to_numpy()[:, None] - column.centre) / column.scale
+    return np.clip(scaled, -schema.clip, schema.clip).astype(np.float32)
+
+
+def _flags(values: npt.NDArray[np.floating]) -> Floats:
+    """Centre 0/1 flags by the public range 0.5/0.5, so they become -1 and 1."""
+    return ((values - 0.5) / 0.5).astype(np.float32)
+
+
+def _in_test(patients: pl.Series, labels: pl.Series, rule: SplitRule) -> npt.NDArray[np.bool_]:
+    if rule.kind == "hash":
+        return np.array([_position(token, rule.seed) < rule.test_fraction for token in patients.to_list()])
+    return _flamby_test_rows(labels.fill_null(-1).to_numpy(), rule)
+
+
+def _position(token: str, seed: int) -> float:
+    """Return a number in [0, 1) that depends on the token and the seed only."""
+    value = hashlib.sha256(b"%s %d %s" % (_SPLIT_LABEL, seed, token.encode())).digest()
+    return int.from_bytes(value[:8], "big") / 2**64
+
+
+def _flamby_test_rows(labels: npt.NDArray[np.integer], rule: SplitRule) -> npt.NDArray[np.bool_]:
+    """Repeat FLamby's split: stratified only where there are two classes and each has more than two rows."""
+    counts = np.unique(labels, return_counts=True)[1]
+    stratify = labels if len(counts) > 1 and bool((counts > 2).all()) else None
+    _, test = train_test_split(
+        np.arange(len(labels)),
+        test_size=rule.test_fraction,
+        train_size=round(1 - rule.test_fraction, 10),
+        random_state=rule.seed,
+        shuffle=True,
+        stratify=stratify,
+    )
+    in_test = np.zeros(len(labels), dtype=np.bool_)
+    in_test[test] = True
+    return in_test

@@ -1,0 +1,175 @@
+"""What one site computes in one exchange: train, evaluate, Fisher, statistics.
+
+Why it exists: the path from a cohort to a bounded, noised vector in one place,
+used alike by the simulation and an appliance.
+
+Rules:
+    * A site sends the difference from the round's model, never the model.
+    * The private and the plain path share sampling and loop; only clipping and
+      noise differ.
+    * Randomness is injected: `noise` decides whether it can be repeated.
+
+What it does not do: charge the ledger, touch files, know who asks.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fedmed.data.source import Cohort
+from fedmed.errors import DataError
+from fedmed.models.build import record_losses, scores
+from fedmed.models.vector import Layout
+from fedmed.privacy.descent import train_plain
+from fedmed.privacy.engine import per_record_gradients, train_private
+from fedmed.privacy.noise import NoiseSource
+from fedmed.privacy.release import clipped_sum, private_sum
+from fedmed.records import ContinualSpec, PrivacySpec, TrainingSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trained:
+    """The result of one site's local training; `nonfinite` stays at the site."""
+
+    delta: NDArray[np.float32]
+    nonfinite: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Evaluation:
+    """How a model does on one site's held-out records; it never leaves the site."""
+
+    records: int
+    correct: int
+    loss: float
+    scores: NDArray[np.float32]
+    """Probability of every class, shape `[records, classes]`."""
+    labels: NDArray[np.int64]
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction of the held-out records that are classified correctly."""
+        return self.correct / self.records
+
+
+def train_locally(
+    module: nn.Module,
+    start: NDArray[np.float32],
+    cohort: Cohort,
+    *,
+    training: TrainingSpec,
+    privacy: PrivacySpec,
+    noise: NoiseSource,
+) -> Trained:
+    """Train from the round's model and return the update.
+
+    Args:
+        module: Rebuilt from the plan; its trainable part is overwritten by `start`.
+        start: The round's model, shape `[size]`.
+        cohort: The site's training records.
+        training: Local steps, rate, sampling.
+        privacy: Clip norm and noise multiplier, or `trust_model="none"`.
+        noise: Source of sampling and noise.
+    """
+    layout = Layout.of(module)
+    layout.write(module, start)
+    inputs, labels = _tensors(cohort)
+    private = partial(train_private, clip_norm=privacy.clip_norm, noise_multiplier=privacy.noise_multiplier)
+    train = private if privacy.private else train_plain
+    report = train(
+        module,
+        loss=record_losses,
+        inputs=inputs,
+        labels=labels,
+        steps=training.local_steps,
+        sample_rate=training.sample_rate,
+        expected_batch=training.sample_rate * len(labels),
+        learning_rate=training.learning_rate,
+        momentum=training.momentum,
+        noise=noise,
+    )
+    return Trained(delta=layout.read(module) - start, nonfinite=report.nonfinite)
+
+
+def evaluate(module: nn.Module, model: NDArray[np.float32], cohort: Cohort) -> Evaluation:
+    """Evaluate a model on held-out records."""
+    Layout.of(module).write(module, model)
+    inputs, labels = _tensors(cohort)
+    module.eval()
+    with torch.no_grad():
+        logits = module(inputs)
+        losses = record_losses(logits, labels)
+        probabilities = scores(logits)
+    return Evaluation(
+        records=len(labels),
+        correct=int((probabilities.argmax(dim=1) == labels).sum()),
+        loss=float(losses.mean()),
+        scores=probabilities.numpy(),
+        labels=cohort.labels,
+    )
+
+
+def fisher_sum(
+    module: nn.Module,
+    model: NDArray[np.float32],
+    cohort: Cohort,
+    *,
+    continual: ContinualSpec,
+    privacy: PrivacySpec,
+    noise: NoiseSource,
+) -> NDArray[np.float64]:
+    """Return the bounded (and, if private, noised) sum of squared per-record gradients, shape `[size]`."""
+    Layout.of(module).write(module, model)
+    inputs, labels = _tensors(cohort)
+    module.eval()
+    gradients = per_record_gradients(module, loss=record_losses, inputs=inputs, labels=labels)
+    squared = torch.cat([block.square() for block in gradients])
+    return _bounded_sum(squared, clip_norm=continual.fisher_clip_norm, privacy=privacy, noise=noise)
+
+
+def statistics_sum(cohort: Cohort, *, privacy: PrivacySpec, noise: NoiseSource) -> NDArray[np.float64]:
+    """Return the bounded (and, if private, noised) sums behind federated statistics.
+
+    Returns:
+        Shape `[2 * features + 1]`: sums of values, of squares, and the number of records. Values are
+        in public-range units, clipped there already, which bounds what one record adds.
+    """
+    values = torch.from_numpy(cohort.features).double()
+    rows = torch.cat([values, values.square(), torch.ones(len(values), 1, dtype=torch.float64)], dim=1)
+    scale = statistics_scale(cohort.features.shape[1])
+    total = _bounded_sum(rows * scale, clip_norm=1.0, privacy=privacy, noise=noise)
+    return total / scale
+
+
+def _bounded_sum(
+    rows: torch.Tensor, *, clip_norm: float, privacy: PrivacySpec, noise: NoiseSource
+) -> NDArray[np.float64]:
+    """Return the sum of clipped rows, with the release noise of the plan if there is any."""
+    if not privacy.private:
+        return clipped_sum(rows, clip_norm).numpy()
+    return private_sum(rows, clip_norm=clip_norm, noise_multiplier=privacy.release_noise_multiplier, noise=noise)
+
+
+def statistics_scale(features: int) -> float:
+    """Return the factor that bounds a record's statistics row by norm 1, for values clipped at 4."""
+    return float(1 / np.sqrt(features * (4.0**2 + 4.0**4) + 1))
+
+
+def statistics_from_sum(total: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return mean and scale of every feature from summed statistics rows, each of shape `[features]`."""
+    features = (len(total) - 1) // 2
+    count = max(total[-1], 1e-9)
+    mean = np.clip(total[:features] / count, -4, 4)
+    variance = total[features:-1] / count - mean**2
+    scale = np.sqrt(np.clip(variance, 0.05**2, 4.0**2))
+    return mean.astype(np.float32), scale.astype(np.float32)
+
+
+def _tensors(cohort: Cohort) -> tuple[torch.Tensor, torch.Tensor]:
+    if len(cohort.labels) == 0:
+        raise DataError("expected at least one record in the cohort, got none; check the cohort filter and the split")
+    return torch.from_numpy(cohort.features), torch.from_numpy(cohort.labels)

@@ -1,0 +1,19 @@
+"""From a specification to a module, its adapter and its flat vector."""
+
+from fedmed.models.build import Architecture, build_module, record_losses, scores
+from fedmed.models.folder import folder_digest, load_module, save_base
+from fedmed.models.lora import attach_adapter
+from fedmed.models.vector import Layout, state_digest
+
+__all__ = [
+    "Architecture",
+    "Layout",
+    "attach_adapter",
+    "build_module",
+    "folder_digest",
+    "load_module",
+    "record_losses",
+    "save_base",
+    "scores",
+    "state_digest",
+]

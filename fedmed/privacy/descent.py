@@ -1,0 +1,211 @@
+"""The training loop of one site, the same with and without differential privacy.
+
+Why it exists: switching privacy off must change clip and noise and nothing else, or a
+comparison of the two says nothing.
+
+Rules:
+    * A step is: sample records, fill the gradients, add the penalty, descend.
+    * Records are sampled by Poisson sampling from a `NoiseSource`, never from torch's generator.
+    * A penalty on the parameters (elastic weight consolidation, proximal terms) joins after the
+      gradients are filled: inside a loss, per-record hooks would miss it.
+    * `StepReport` and `TrainReport` count real records: they stay at the site.
+
+What it does not do: clip or add noise (see `engine`).
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedmed.errors import ConfigError, DataError, ModelError
+from fedmed.privacy.gradients import Loss, record_losses, trainable, training_mode
+from fedmed.privacy.noise import NoiseSource
+
+PenaltyGradient: TypeAlias = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
+"""Maps the trainable parameters by name to what to add to their gradients; it must not look at records."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """What one step saw; private to the site."""
+
+    records: int
+    nonfinite: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainReport:
+    """What a training saw, step by step; private to the site."""
+
+    steps: tuple[StepReport, ...]
+
+    @property
+    def records(self) -> int:
+        """Records used over all steps."""
+        return sum(step.records for step in self.steps)
+
+    @property
+    def nonfinite(self) -> int:
+        """Records dropped over all steps because their gradient wasn't finite."""
+        return sum(step.nonfinite for step in self.steps)
+
+
+def train_plain(
+    module: nn.Module,
+    *,
+    loss: Loss,
+    inputs: Tensor,
+    labels: Tensor,
+    steps: int,
+    sample_rate: float,
+    expected_batch: float,
+    learning_rate: float,
+    momentum: float,
+    noise: NoiseSource,
+    penalty_gradient: PenaltyGradient | None = None,
+    physical_batch: int = 256,
+) -> TrainReport:
+    """Train like `train_private`, without clip and noise: same loop, same samples, no privacy.
+
+    Records with a non-finite loss are left out and counted.
+
+    Args:
+        module: Maps a batch of inputs to one tensor; comes back in the mode it came in.
+        loss: One loss per record.
+        inputs: All records of the site, the first dimension counts them.
+        labels: Their labels.
+        steps: Number of steps, each on a fresh Poisson sample.
+        sample_rate: Probability with which a record takes part in a step.
+        expected_batch: What the summed gradient is divided by.
+        learning_rate: Of stochastic gradient descent.
+        momentum: Of stochastic gradient descent.
+        noise: Where sampling comes from.
+        penalty_gradient: Added to the gradient.
+        physical_batch: Most records in memory at once; doesn't change the result.
+
+    Raises:
+        ConfigError: A number is out of range.
+        DataError: Inputs and labels don't match, or finite losses gave a non-finite gradient.
+        ModelError: The module has nothing to train, or the loss isn't one per record.
+    """
+    check_loop(steps=steps, sample_rate=sample_rate, expected_batch=expected_batch, learning_rate=learning_rate)
+    check_records(inputs, labels, physical_batch)
+    parameters = trainable(module)
+    sgd = torch.optim.SGD(parameters.values(), lr=learning_rate, momentum=momentum)
+
+    def step(rows: Tensor) -> int:
+        sgd.zero_grad()
+        nonfinite = 0
+        for chunk in chunks(rows, physical_batch):
+            nonfinite += _plain_backward(module, loss, inputs[chunk], labels[chunk])
+        for name, value in parameters.items():
+            value.grad = torch.zeros_like(value) if value.grad is None else value.grad / expected_batch
+            if not bool(torch.isfinite(value.grad).all()):
+                raise DataError(
+                    f"parameter {name!r}: finite losses gave a non-finite gradient; lower the learning rate"
+                )
+        return nonfinite
+
+    with training_mode(module):
+        try:
+            return descend(
+                step,
+                parameters=parameters,
+                sgd=sgd,
+                records=len(inputs),
+                steps=steps,
+                sample_rate=sample_rate,
+                noise=noise,
+                penalty_gradient=penalty_gradient,
+            )
+        finally:
+            sgd.zero_grad()
+
+
+def descend(
+    step: Callable[[Tensor], int],
+    *,
+    parameters: Mapping[str, nn.Parameter],
+    sgd: torch.optim.SGD,
+    records: int,
+    steps: int,
+    sample_rate: float,
+    noise: NoiseSource,
+    penalty_gradient: PenaltyGradient | None,
+) -> TrainReport:
+    """Run `steps` times: sample, let `step` fill the gradients, add the penalty, descend."""
+    reports = []
+    for _ in range(steps):
+        rows = _poisson_sample(records, sample_rate, noise)
+        nonfinite = step(rows)
+        if penalty_gradient is not None:
+            _add_penalty(parameters, penalty_gradient)
+        sgd.step()
+        reports.append(StepReport(records=len(rows), nonfinite=nonfinite))
+    return TrainReport(steps=tuple(reports))
+
+
+def chunks(rows: Tensor, physical_batch: int) -> Iterator[Tensor]:
+    """Yield `rows` in order, at most `physical_batch` at a time; nothing for no rows."""
+    for start in range(0, len(rows), physical_batch):
+        yield rows[start : start + physical_batch]
+
+
+def check_records(inputs: Tensor, labels: Tensor, physical_batch: int) -> None:
+    """Raise unless inputs and labels hold the same records and a physical batch holds at least one."""
+    if inputs.ndim == 0 or labels.ndim == 0 or len(inputs) != len(labels):
+        raise DataError(
+            f"expected as many inputs as labels, got shapes {tuple(inputs.shape)} and {tuple(labels.shape)}"
+        )
+    if physical_batch < 1:
+        raise ConfigError(f"physical_batch: expected at least 1, got {physical_batch}")
+
+
+def check_loop(*, steps: int, sample_rate: float, expected_batch: float, learning_rate: float) -> None:
+    """Raise `ConfigError` on a number out of range."""
+    if steps < 1:
+        raise ConfigError(f"steps: expected at least 1, got {steps}")
+    if not 0 < sample_rate <= 1:
+        raise ConfigError(f"sample_rate: expected a number in (0, 1], got {sample_rate}")
+    require_positive(expected_batch=expected_batch, learning_rate=learning_rate)
+
+
+def require_positive(**numbers: float) -> None:
+    """Raise `ConfigError` unless every number is finite and above 0."""
+    for name, value in numbers.items():
+        if not 0 < value < math.inf:
+            raise ConfigError(f"{name}: expected a number above 0, got {value}")
+
+
+def _poisson_sample(records: int, sample_rate: float, noise: NoiseSource) -> Tensor:
+    """Return the rows that take part: each on its own with probability `sample_rate`."""
+    if sample_rate == 1:
+        return torch.arange(records)
+    return torch.from_numpy(np.flatnonzero(noise.uniform(records) < sample_rate))
+
+
+def _add_penalty(parameters: Mapping[str, nn.Parameter], penalty_gradient: PenaltyGradient) -> None:
+    with torch.no_grad():
+        extra = penalty_gradient({name: value.detach() for name, value in parameters.items()})
+        for name, gradient in extra.items():
+            if name not in parameters or gradient.shape != parameters[name].shape:
+                raise ModelError(f"penalty on {name!r}: expected the gradient of a trainable parameter, in its shape")
+            target = parameters[name]
+            target.grad = gradient.to(target) if target.grad is None else target.grad + gradient.to(target)
+
+
+def _plain_backward(module: nn.Module, loss: Loss, inputs: Tensor, labels: Tensor) -> int:
+    """Add the gradient of the summed finite losses; return how many records weren't finite."""
+    losses = record_losses(loss, module(inputs), labels)
+    finite = torch.isfinite(losses)
+    if not bool(finite.all()):
+        if bool(finite.any()):
+            record_losses(loss, module(inputs[finite]), labels[finite]).sum().backward()  # type: ignore[no-untyped-call]
+        return int((~finite).sum())
+    losses.sum().backward()  # type: ignore[no-untyped-call]
+    return 0

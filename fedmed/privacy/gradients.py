@@ -1,0 +1,214 @@
+"""What a module must be before its per-record gradients may be believed.
+
+Why it exists: per-record clipping bounds one patient's influence only while the row
+that is clipped holds that patient's gradient, all of it and nothing else. Reshapes, losses
+that divide by a batch's token count, and checkpointing break this in silence.
+
+Rules:
+    * The module is tried on three synthetic records, the same for every site: its captured
+      gradients must equal those of an explicit loop over single records.
+    * Nothing here depends on a real record, so a refusal reveals none.
+    * Trainable parameters are float32: noise rounded to bfloat16 protects less than it says.
+
+What it does not do: capture gradients (see `engine`) or repair a module.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+
+from fedmed.errors import ModelError
+
+Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""Maps (outputs, labels) of a batch to one loss per record."""
+
+Capture: TypeAlias = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
+"""Maps (inputs, labels) to the per-record gradients, (records, *shape), of every parameter that took part."""
+
+_RECORDS = 3
+_IGNORED_LABEL = -100
+
+
+def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters to train by name.
+
+    Raises:
+        ModelError: There is none, one is not float32, or one belongs to a batch normalisation.
+    """
+    parameters = {name: value for name, value in module.named_parameters() if value.requires_grad}
+    if not parameters:
+        raise ModelError("expected a module with trainable parameters, found none")
+    for name, value in parameters.items():
+        if value.dtype != torch.float32:
+            raise ModelError(f"parameter {name!r}: expected float32, got {value.dtype}; noise needs full precision")
+    for name, layer in module.named_modules():
+        if isinstance(layer, _BatchNorm) and any(value.requires_grad for value in layer.parameters()):
+            raise ModelError(
+                f"layer {name!r}: a trainable batch normalisation mixes records; freeze it or use group normalisation"
+            )
+    return parameters
+
+
+@contextmanager
+def training_mode(module: nn.Module) -> Iterator[None]:
+    """Hold `module` in training mode, but normalisations with running statistics in eval mode.
+
+    Raises:
+        ModelError: A buffer changed in the block: running statistics of real records would leave
+            with the module. The buffers are put back first.
+    """
+    modes = {layer: layer.training for layer in module.modules()}
+    buffers = {name: value.detach().clone() for name, value in module.named_buffers()}
+    module.train()
+    for layer in modes:
+        if isinstance(layer, _NormBase):
+            layer.eval()
+    try:
+        yield
+    finally:
+        for layer, mode in modes.items():
+            layer.training = mode
+        changed = _restore(module, buffers)
+    if changed:
+        raise ModelError(f"buffer {changed[0]!r} changed in training: it would release statistics without noise")
+
+
+def record_losses(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
+    """Return one loss per record.
+
+    Raises:
+        ModelError: The loss returned another shape, such as the mean of a batch.
+    """
+    if not isinstance(outputs, Tensor):
+        raise ModelError(f"expected the module to return one tensor, got a {type(outputs).__name__}")
+    losses = loss(outputs, labels)
+    if losses.shape != labels.shape[:1]:
+        raise ModelError(
+            f"expected a loss per record, shape {tuple(labels.shape[:1])}, got {tuple(losses.shape)}; "
+            "use reduction='none' and average within each record"
+        )
+    return losses
+
+
+def check_per_record(module: nn.Module, *, loss: Loss, inputs: Tensor, labels: Tensor, capture: Capture) -> None:
+    """Try `module`, `loss` and `capture` on synthetic records with the shapes of `inputs` and `labels`.
+
+    Args:
+        module: Stands in training mode; its hooks are off unless `capture` runs.
+        loss: One loss per record.
+        inputs: Real inputs, of which only shape, dtype and device are used.
+        labels: Real labels, of which only shape, dtype and device are used.
+        capture: What the training will use.
+
+    Raises:
+        ModelError: The module can't be captured, or a captured gradient isn't its record's own.
+    """
+    parameters = trainable(module)
+    some_inputs, some_labels = _synthetic(inputs), _synthetic(labels)
+    with _quiet_containers(module):
+        try:
+            expected = [
+                _explicit(module, loss, parameters, some_inputs[row : row + 1], some_labels[row : row + 1])
+                for row in range(_RECORDS)
+            ]
+            captured = capture(some_inputs, some_labels)
+            with torch.no_grad():
+                outputs = module(some_inputs)
+        except ModelError:
+            raise
+        except Exception as error:
+            raise ModelError(
+                f"per-record gradients can't be captured from this module ({type(error).__name__}); "
+                "see docs/explanation/privacy.md for what a private module may contain"
+            ) from error
+    for name, value in parameters.items():
+        for row in range(_RECORDS):
+            actual = captured[name][row] if name in captured else torch.zeros_like(value)
+            if not _close(actual, expected[row][name]):
+                raise ModelError(
+                    f"parameter {name!r}: the gradient captured for a record isn't that record's own; keep records "
+                    "on the first dimension of every layer and don't use non-reentrant checkpointing"
+                )
+    _check_decoupled(loss, outputs, some_labels)
+
+
+def _check_decoupled(loss: Loss, outputs: Tensor, labels: Tensor) -> None:
+    """Raise when the loss of a record depends on the other records of its batch."""
+    for variant in _label_variants(labels):
+        try:
+            together = record_losses(loss, outputs, variant)
+            alone = [record_losses(loss, outputs[row : row + 1], variant[row : row + 1])[0] for row in range(_RECORDS)]
+        except (IndexError, RuntimeError):
+            if variant is labels:
+                raise
+            continue  # this loss doesn't know ignored labels
+        if not _close(together, torch.stack(alone)):
+            raise ModelError("the loss of a record depends on its batch: average within each record, not over tokens")
+
+
+def _label_variants(labels: Tensor) -> Iterator[Tensor]:
+    yield labels
+    if labels.dtype == torch.int64 and labels.ndim > 1 and labels.device.type == "cpu":
+        uneven = labels.clone()
+        uneven[1, ..., labels.shape[-1] // 2 :] = _IGNORED_LABEL
+        yield uneven
+
+
+def _explicit(
+    module: nn.Module, loss: Loss, parameters: Mapping[str, nn.Parameter], inputs: Tensor, labels: Tensor
+) -> dict[str, Tensor]:
+    total = record_losses(loss, module(inputs), labels).sum()
+    gradients: Sequence[Tensor | None] = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(value) if gradient is None else gradient
+        for (name, value), gradient in zip(parameters.items(), gradients, strict=True)
+    }
+
+
+def _close(actual: Tensor, expected: Tensor) -> bool:
+    scale = float(expected.detach().abs().amax()) if expected.numel() else 0.0
+    return torch.allclose(actual.float(), expected.float(), rtol=1e-3, atol=1e-4 * scale + 1e-7, equal_nan=True)
+
+
+def _synthetic(like: Tensor) -> Tensor:
+    """Return three records shaped and typed `like`: zeros and ones, or normals for float inputs."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (_RECORDS, *like.shape[1:])
+    if like.is_floating_point() and like.ndim > 1:
+        return torch.randn(shape, generator=generator).to(like)
+    return torch.randint(0, 2, shape, generator=generator).to(like)
+
+
+@contextmanager
+def _quiet_containers(module: nn.Module) -> Iterator[None]:
+    """Hold every layer without trainable parameters of its own in eval mode, so that dropout stands still."""
+    quiet = [
+        layer
+        for layer in module.modules()
+        if layer.training and not any(value.requires_grad for value in layer.parameters(recurse=False))
+    ]
+    for layer in quiet:
+        layer.training = False
+    try:
+        yield
+    finally:
+        for layer in quiet:
+            layer.training = True
+
+
+def _restore(module: nn.Module, before: Mapping[str, Tensor]) -> list[str]:
+    """Put changed buffers back and return their names."""
+    changed = []
+    for name, value in module.named_buffers():
+        old = before.get(name)
+        if old is None or old.shape != value.shape:
+            changed.append(name)
+        elif not torch.equal(old, value):
+            changed.append(name)
+            with torch.no_grad():
+                value.copy_(old)
+    return changed

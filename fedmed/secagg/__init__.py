@@ -1,0 +1,1 @@
+"""Secure aggregation: the coordinator learns the sum over a certified set of sites, and nothing else."""

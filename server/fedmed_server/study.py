@@ -1,0 +1,261 @@
+"""One study from its plan to a released model, round by round.
+
+Why it exists: the coordinator's whole behaviour as a loop over `Channel` and
+`Aggregator`, free of Flower, so that a killed study resumes at its round.
+
+The data's way: task with the round's model -> sites train -> sum -> mean update ->
+consolidation against earlier knowledge -> checkpoint -> next round; at the end the
+released model is evaluated at every site, its Fisher information is collected if the
+plan asks, and the result folder is written.
+
+What it does not do: start transports, calibrate noise, see a record or a metric.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from fedmed.errors import IntegrityError, ProtocolError
+from fedmed.exchange import Answer, Failure, Task
+from fedmed.learning.ewc import Knowledge, accumulate, consolidate, fisher_from_sum
+from fedmed.learning.local import statistics_from_sum
+from fedmed.models import Architecture, Layout, attach_adapter, load_module, state_digest
+from fedmed.records import Plan, digest
+from fedmed_server.aggregators import Aggregator, Collected, gather, require_enough
+from fedmed_server.channel import Channel
+from fedmed_server.checkpoint import Progress, load_progress, save_progress
+from fedmed_server.result import StudyResult, load_result, save_result
+
+Vector = NDArray[np.float64]
+
+
+class Listener(Protocol):
+    """Whoever watches a study."""
+
+    def study_started(self, plan: Plan, *, first_round: int, sites: tuple[str, ...]) -> None:
+        """The cohort is known; `first_round` is above 0 for a resumed study."""
+
+    def site_answered(self, plan: Plan, task: Task, site: str) -> None:
+        """A site's answer to `task` has arrived."""
+
+    def round_finished(self, plan: Plan, number: int, *, sites: tuple[str, ...], seconds: float) -> None:
+        """Round `number` (from 0) is aggregated and on disk."""
+
+    def site_failed(self, plan: Plan, failure: Failure) -> None:
+        """A site did not contribute to an exchange."""
+
+    def study_finished(self, plan: Plan) -> None:
+        """The result folder is complete."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyFolders:
+    """Where a study reads its base and keeps its state."""
+
+    base: Path
+    state: Path
+
+
+class StudyRunner:
+    """Runs one plan over a channel."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        folders: StudyFolders,
+        *,
+        channel: Channel,
+        aggregator: Aggregator,
+        knowledge: Knowledge | None,
+        listener: Listener,
+    ) -> None:
+        self._plan = plan
+        self._digest = digest(plan)
+        self._folders = folders
+        self._channel = _Watched(channel, plan, listener)
+        self._aggregator = aggregator
+        self._knowledge = knowledge
+        self._listener = listener
+        self._timeout_s = plan.aggregation.round_timeout_s
+
+    def run(self) -> StudyResult:
+        """Run the study to its end, from its checkpoint if there is one.
+
+        Raises:
+            SiteFailureError: Too few sites can take part; the checkpoint stays for a resumption.
+            ProtocolError: Sites start from different models or send unusable updates.
+            IntegrityError: The base or the checkpoint is not the plan's.
+        """
+        finished = load_result(self._folders.state, plan_digest=self._digest)
+        if finished is not None:
+            return finished
+        self._folders.state.mkdir(parents=True, exist_ok=True)
+        began = time.monotonic()
+        architecture, module = load_module(self._folders.base, expected_digest=self._plan.base_digest)
+        module = attach_adapter(module, self._plan.model, seed=self._plan.seed)
+        cohort = self._describe(state_digest(module))
+        progress = self._begin(Layout.of(module), Layout.of(module).read(module).astype(np.float64), cohort)
+        progress = _add_seconds(progress, "enrol", began)
+        self._listener.study_started(self._plan, first_round=progress.round, sites=tuple(sorted(cohort.values())))
+        while progress.round < self._plan.training.rounds:
+            progress = self._round(progress, cohort)
+        return self._finish(progress, cohort, architecture, module)
+
+    def _describe(self, start: str) -> dict[int, str]:
+        """Return the sites that take part, by address, after checking that all start from the same model."""
+        task = Task(action="query.describe", plan_digest=self._digest)
+        everybody = dict.fromkeys(self._channel.addresses(), "")
+        cohort: dict[int, str] = {}
+        failures: list[Failure] = []
+        for address, reply in self._channel.ask(task, sorted(everybody), timeout_s=self._timeout_s):
+            if isinstance(reply, Failure):
+                failures.append(replace(reply, site=reply.site or f"node {address}"))
+            elif reply.facts.get("start") != start:
+                raise ProtocolError(
+                    f"{reply.site} starts from another model; give every site the same base and version"
+                )
+            elif reply.site in cohort.values():
+                raise ProtocolError(f"two nodes call themselves {reply.site}; give every site its own name")
+            else:
+                cohort[address] = reply.site
+        self._report(failures)
+        require_enough(len(cohort), failures, minimum=self._plan.aggregation.min_sites, what=self._plan.study)
+        return cohort
+
+    def _begin(self, layout: Layout, initial: Vector, cohort: Mapping[int, str]) -> Progress:
+        stored = load_progress(self._checkpoint_path, plan_digest=self._digest)
+        if stored is not None:
+            return stored
+        if self._knowledge is not None:
+            if self._knowledge.anchor.shape != (layout.size,):
+                raise IntegrityError(
+                    "the knowledge of earlier studies belongs to another model; use that study's model"
+                )
+            initial = self._knowledge.anchor
+        progress = Progress(plan_digest=self._digest, round=0, model=initial, average=np.zeros_like(initial))
+        if self._plan.data.normalisation == "federated":
+            collected = self._collect(Task(action="query.statistics", plan_digest=self._digest), cohort)
+            mean, scale = statistics_from_sum(collected.total.vector)
+            progress = replace(progress, mean=mean, scale=scale)
+        save_progress(self._checkpoint_path, progress)
+        return progress
+
+    def _round(self, progress: Progress, cohort: Mapping[int, str]) -> Progress:
+        began = time.monotonic()
+        arrays = {"model": progress.model.astype(np.float32)}
+        if progress.mean is not None and progress.scale is not None:
+            arrays |= {"mean": progress.mean, "scale": progress.scale}
+        task = Task(action="train.fit", plan_digest=self._digest, round=progress.round, arrays=arrays)
+        collected = self._collect(task, cohort)
+        aggregate = arrays["model"].astype(np.float64) + collected.total.mean()
+        model = consolidate(aggregate, self._knowledge, strength=self._plan.continual.strength)
+        averaging = progress.round + 1 > self._plan.training.average_from * self._plan.training.rounds
+        progress = replace(
+            _add_seconds(self._with_traffic(progress), "rounds", began),
+            round=progress.round + 1,
+            model=model,
+            average=progress.average + model if averaging else progress.average,
+            averaged=progress.averaged + averaging,
+        )
+        save_progress(self._checkpoint_path, progress)
+        self._listener.round_finished(
+            self._plan, progress.round - 1, sites=collected.sites, seconds=time.monotonic() - began
+        )
+        return progress
+
+    def _finish(
+        self, progress: Progress, cohort: Mapping[int, str], architecture: Architecture, module: nn.Module
+    ) -> StudyResult:
+        began = time.monotonic()
+        released = progress.average / progress.averaged if progress.averaged else progress.model
+        arrays = {"model": released.astype(np.float32)}
+        answers, failures = gather(
+            self._channel,
+            Task(action="evaluate.held_out", plan_digest=self._digest, arrays=arrays),
+            cohort,
+            timeout_s=self._timeout_s,
+        )
+        self._report(failures)
+        progress = _add_seconds(progress, "evaluate", began)
+        began = time.monotonic()
+        fisher = self._fisher(arrays, cohort)
+        knowledge = accumulate(
+            self._knowledge, anchor=arrays["model"].astype(np.float64), fisher=fisher, decay=self._plan.continual.decay
+        )
+        progress = _add_seconds(self._with_traffic(progress), "fisher", began)
+        result = StudyResult(
+            plan_digest=self._digest,
+            rounds=progress.round,
+            sites=tuple(sorted(cohort.values())),
+            evaluated=tuple(answer.site for answer in answers),
+            aggregation=self._aggregator.kind,
+            bytes_up=progress.bytes_up,
+            bytes_down=progress.bytes_down,
+            seconds=progress.seconds,
+        )
+        save_result(
+            self._folders.state,
+            result,
+            plan=self._plan,
+            base=self._folders.base,
+            module=module,
+            architecture=architecture,
+            model=arrays["model"],
+            knowledge=knowledge,
+        )
+        self._listener.study_finished(self._plan)
+        return result
+
+    def _fisher(self, arrays: Mapping[str, NDArray[np.float32]], cohort: Mapping[int, str]) -> Vector:
+        if not self._plan.continual.release_fisher:
+            return np.zeros(arrays["model"].shape)
+        collected = self._collect(Task(action="train.fisher", plan_digest=self._digest, arrays=arrays), cohort)
+        return fisher_from_sum(collected.total.vector, collected.total.weight)
+
+    def _collect(self, task: Task, cohort: Mapping[int, str]) -> Collected:
+        collected = self._aggregator.collect(self._channel, task, cohort)
+        self._report(collected.failures)
+        return collected
+
+    def _report(self, failures: tuple[Failure, ...] | list[Failure]) -> None:
+        for failure in failures:
+            self._listener.site_failed(self._plan, failure)
+
+    def _with_traffic(self, progress: Progress) -> Progress:
+        traffic = self._channel.traffic.take()
+        return replace(progress, bytes_up=progress.bytes_up + traffic.up, bytes_down=progress.bytes_down + traffic.down)
+
+    @property
+    def _checkpoint_path(self) -> Path:
+        return self._folders.state / "checkpoint.safetensors"
+
+
+class _Watched:
+    """A channel that tells the listener of every answer."""
+
+    def __init__(self, channel: Channel, plan: Plan, listener: Listener) -> None:
+        self.traffic = channel.traffic
+        self._channel = channel
+        self._plan = plan
+        self._listener = listener
+
+    def addresses(self) -> tuple[int, ...]:
+        return self._channel.addresses()
+
+    def ask(self, task: Task, addresses: Sequence[int], *, timeout_s: float) -> Iterator[tuple[int, Answer | Failure]]:
+        for address, reply in self._channel.ask(task, addresses, timeout_s=timeout_s):
+            if isinstance(reply, Answer):
+                self._listener.site_answered(self._plan, task, reply.site)
+            yield address, reply
+
+
+def _add_seconds(progress: Progress, phase: str, began: float) -> Progress:
+    seconds = dict(progress.seconds)
+    seconds[phase] = seconds.get(phase, 0.0) + time.monotonic() - began
+    return replace(progress, seconds=seconds)

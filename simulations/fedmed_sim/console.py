@@ -1,0 +1,103 @@
+"""What a researcher sees while a simulation runs, and the table at its end.
+
+Why it exists: rounds and sites as progress bars; failures and warnings as lines.
+
+What it does not do: decide or compute anything.
+"""
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from fedmed.exchange import Failure, Task
+from fedmed.records import Plan
+from fedmed_sim.summary import Summary
+
+
+class RunConsole:
+    """A `Listener` that draws progress bars on standard error."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description:<34}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self._console,
+        )
+        self._rounds: TaskID | None = None
+        self._sites: dict[str, TaskID] = {}
+
+    def __enter__(self) -> "RunConsole":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def say(self, text: str) -> None:
+        """Print one line above the bars."""
+        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def study_started(self, plan: Plan, *, first_round: int, sites: tuple[str, ...]) -> None:
+        """See `Listener`."""
+        total = plan.training.rounds
+        self._rounds = self._progress.add_task(f"{plan.study}: rounds", total=total, completed=first_round)
+        self._sites = {site: self._progress.add_task(f"  {site}", total=total, completed=first_round) for site in sites}
+
+    def site_answered(self, plan: Plan, task: Task, site: str) -> None:  # noqa: ARG002  the protocol's signature
+        """See `Listener`."""
+        if task.action == "train.fit" and site in self._sites:
+            self._progress.advance(self._sites[site])
+
+    def round_finished(self, plan: Plan, number: int, *, sites: tuple[str, ...], seconds: float) -> None:  # noqa: ARG002  the protocol's signature
+        """See `Listener`."""
+        if self._rounds is not None:
+            self._progress.advance(self._rounds)
+
+    def site_failed(self, plan: Plan, failure: Failure) -> None:
+        """See `Listener`."""
+        self.say(f"{plan.study}: {failure.site} did not contribute: {failure.reason}")
+
+    def study_finished(self, plan: Plan) -> None:  # noqa: ARG002  the protocol's signature
+        """See `Listener`."""
+        for task in self._sites.values():
+            self._progress.remove_task(task)
+        self._sites = {}
+
+    def show(self, summary: Summary) -> None:
+        """Print the result as a table, and every warning."""
+        table = Table(title=f"Result after {summary.rounds} rounds over {len(summary.sites)} sites")
+        for heading in ("site", "accuracy", "epsilon spent"):
+            table.add_column(heading, justify="left" if heading == "site" else "right")
+        for site in summary.sites:
+            epsilon = summary.privacy.epsilon[site]
+            table.add_row(
+                site, f"{summary.final.accuracy[site]:.3f}", "unlimited" if epsilon is None else f"{epsilon:.3f}"
+            )
+        table.add_section()
+        table.add_row("mean", f"{summary.final.accuracy_mean:.3f}", "")
+        if summary.final.auc_pooled is not None:
+            table.add_row("pooled AUC", f"{summary.final.auc_pooled:.3f}", "")
+        out = Console()
+        out.print(table)
+        if summary.ewc is not None:
+            ewc = summary.ewc
+            out.print(
+                f"Study 1 accuracy: {ewc.study1_before:.3f} before study 2; after it "
+                f"{ewc.study1_after_naive:.3f} naive, {ewc.study1_after_ewc:.3f} with EWC",
+                highlight=False,
+            )
+        if summary.leaks is not None:
+            out.print(
+                f"Identifiers: {summary.leaks.found} of {summary.leaks.planted} planted ones found in "
+                f"{summary.leaks.searched_bytes:,} bytes that the coordinator received or wrote",
+                highlight=False,
+            )
+        for warning in summary.warnings:
+            out.print(f"WARNING: {warning}", style="bold", highlight=False, soft_wrap=True)

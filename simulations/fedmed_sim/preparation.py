@@ -1,0 +1,184 @@
+"""Before the first round: hospitals, de-identified tables, the public base, and where it all stands.
+
+Why it exists: every mistake in the data shows here, before Flower or Ray start, as
+one line that names file, column and cure.
+
+Layout of a run's folder:
+    config.yaml            what was run
+    hospitals/             raw tables of synthetic hospitals (real ones stay where they are)
+    sites/NAME/            one folder per site, as on an appliance
+    coordinator/           all that a coordinator has: base, checkpoints, results
+    what-if/               copies for the arm without consolidation
+    summary.json, index.html, metrics.csv, plots/
+
+What it does not do: train.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from fedmed.data.schema import DataSet, locate, sites_under
+from fedmed.deid.policy import DeidPolicy
+from fedmed.deid.tabular import DeidReport
+from fedmed.errors import ConfigError, DataError
+from fedmed.files import write_atomic
+from fedmed.learning.pretrain import pretrain_base
+from fedmed.models import Architecture, build_module, folder_digest, save_base
+from fedmed.records import canonical_json
+from fedmed_sim.hospitals import write_hospitals
+from fedmed_sim.settings import SimulationSettings, views
+from fedmed_site.agent import SiteAgent
+from fedmed_site.home import SiteHome, SiteRecord
+from fedmed_site.policy import SitePolicy
+
+SYNTHETIC = "synthetic"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Where things are in a run's folder."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """What was run."""
+        return self.root / "config.yaml"
+
+    @property
+    def hospitals(self) -> Path:
+        """Raw tables of synthetic hospitals."""
+        return self.root / "hospitals"
+
+    @property
+    def planted(self) -> Path:
+        """Every identifier that the synthetic hospitals invented."""
+        return self.hospitals / "planted.json"
+
+    @property
+    def sites(self) -> Path:
+        """One folder per site."""
+        return self.root / "sites"
+
+    @property
+    def coordinator(self) -> Path:
+        """All that a coordinator has."""
+        return self.root / "coordinator"
+
+    @property
+    def base(self) -> Path:
+        """The public base model."""
+        return self.coordinator / "base"
+
+    def study(self, index: int) -> Path:
+        """State and result of a study, counted from 0."""
+        return self.coordinator / f"study-{index + 1}"
+
+    @property
+    def what_if(self) -> Path:
+        """Copies of the sites, and the coordinator, of the arm without consolidation."""
+        return self.root / "what-if"
+
+    @property
+    def deidentification(self) -> Path:
+        """What de-identification did, by site."""
+        return self.root / "deidentification.json"
+
+    @property
+    def seconds(self) -> Path:
+        """Seconds by phase so far."""
+        return self.root / "seconds.json"
+
+    @property
+    def summary(self) -> Path:
+        """The result for scripts."""
+        return self.root / "summary.json"
+
+
+def prepare_sites(settings: SimulationSettings, folder: RunFolder) -> tuple[str, ...]:
+    """Make every site's folder with its de-identified data, and return the sites' names in order.
+
+    Raises:
+        DataError: A table is missing or not what its schema says.
+        ConfigError: Too few sites for the plan's minimum, or a study that the data set does not have.
+    """
+    root, names = _raw_tables(settings, folder)
+    if len(names) < settings.secagg.min_sites:
+        raise ConfigError(f"secagg.min_sites: the data has {len(names)} sites, got {settings.secagg.min_sites}")
+    reports: dict[str, DeidReport] = {}
+    for name in names:
+        if not SiteHome(folder.sites / name).record_path.is_file():
+            SiteHome.create(folder.sites / name, SiteRecord(name=name, policy=_policy(settings)))
+        agent = SiteAgent.open(folder.sites / name)
+        if not agent.datasets.holds(settings.data.name):
+            source = locate(root, settings.data.schema, name)
+            reports[name] = agent.datasets.prepare(source, settings.data, DeidPolicy())
+        for view in views(settings):
+            for split in ("train", "test"):
+                agent.datasets.load(view, split)
+    if len(reports) == len(names):
+        write_atomic(folder.deidentification, canonical_json(reports), mode=0o644)
+    return names
+
+
+def prepare_base(settings: SimulationSettings, folder: RunFolder, names: Sequence[str]) -> str:
+    """Build and pretrain the public base, give a copy to every site, and return its digest."""
+    if not (folder.base / "model.safetensors").is_file():
+        features, classes = SiteAgent.open(folder.sites / names[0]).datasets.dimensions(views(settings)[0])
+        architecture = Architecture.of(settings.model, features=features, classes=classes)
+        module = build_module(architecture, seed=settings.seed)
+        pretrain_base(module, features=features, seed=settings.seed)
+        save_base(folder.base, architecture, module)
+    base_digest = folder_digest(folder.base)
+    for name in names:
+        target = SiteHome(folder.sites / name).models / base_digest
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(folder.base, target)
+    return base_digest
+
+
+def deidentification_reports(folder: RunFolder) -> dict[str, DeidReport]:
+    """Return what de-identification did, by site."""
+    return msgspec.json.decode(folder.deidentification.read_bytes(), type=dict[str, DeidReport])
+
+
+def planted_identifiers(folder: RunFolder) -> tuple[str, ...]:
+    """Return what the synthetic hospitals planted; nothing for real data."""
+    if not folder.planted.is_file():
+        return ()
+    return msgspec.json.decode(folder.planted.read_bytes(), type=tuple[str, ...])
+
+
+def _raw_tables(settings: SimulationSettings, folder: RunFolder) -> tuple[Path, tuple[str, ...]]:
+    """Return where the raw tables are and whose they are; synthetic ones are written first."""
+    if settings.data.root is not None:
+        root = Path(settings.data.root)
+        return root, sites_under(root, settings.data.schema)
+    if settings.data.name != SYNTHETIC:
+        raise DataError(_no_root(settings.data))
+    if not folder.planted.is_file():
+        truths = write_hospitals(
+            folder.hospitals,
+            sites=settings.scenario.sites or 4,
+            patients_per_site=settings.scenario.patients_per_site or 1400,
+            seed=settings.seed,
+        )
+        planted = sorted({identifier for truth in truths for identifier in truth.identifiers()})
+        write_atomic(folder.planted, canonical_json(planted))
+    return folder.hospitals, sites_under(folder.hospitals, settings.data.schema)
+
+
+def _no_root(data: DataSet) -> str:
+    return f"data.root: expected the folder of {data.name}'s files, got null; {data.schema.obtain or 'set data.root'}"
+
+
+def _policy(settings: SimulationSettings) -> SitePolicy:
+    return SitePolicy(
+        cap_epsilon=settings.privacy.epsilon,
+        delta=settings.privacy.delta,
+        allow_simulated_noise=settings.privacy.noise == "simulated-seed",
+    )

@@ -1,0 +1,2 @@
+"""Stub replaced below."""
+def write_report(*a, **k): pass

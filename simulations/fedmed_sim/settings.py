@@ -1,0 +1,234 @@
+"""What `fedmed simulate` can be told, as one frozen record, and the plans it means.
+
+Why it exists: the command line, a saved run and a test all build the same record;
+from it and the data's dimensions follow the plans that sites are sent.
+
+What it does not do: read YAML (`fedmed.config`) or run anything (`harness`).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from fedmed.data.schema import DataSet
+from fedmed.privacy.plan import Accountant, Event, calibrate
+from fedmed.records import (
+    AggregationSpec,
+    ContinualSpec,
+    DataSpec,
+    ModelSpec,
+    NoiseSource,
+    Normalisation,
+    Plan,
+    PrivacySpec,
+    TrainingSpec,
+    TrustModel,
+    digest,
+    require,
+)
+from fedmed_sim.engine import EngineKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanSettings:
+    """Training, normalisation and consolidation of every study of the run."""
+
+    rounds: int
+    local_steps: int
+    sample_rate: float
+    learning_rate: float
+    momentum: float
+    average_from: float
+    normalisation: Normalisation
+    consolidation: float
+    fisher_clip_norm: float
+    fisher_decay: float
+
+    def __post_init__(self) -> None:
+        self.training()
+        ContinualSpec(strength=self.consolidation, release_fisher=False, fisher_clip_norm=self.fisher_clip_norm)
+
+    def training(self) -> TrainingSpec:
+        """Return the part that a site trains by."""
+        return TrainingSpec(
+            rounds=self.rounds,
+            local_steps=self.local_steps,
+            sample_rate=self.sample_rate,
+            learning_rate=self.learning_rate,
+            momentum=self.momentum,
+            average_from=self.average_from,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacySettings:
+    """The budget of the whole run; the noise follows from it."""
+
+    trust_model: TrustModel
+    epsilon: float | None
+    delta: float
+    clip_norm: float
+    release_noise_ratio: float
+    noise: NoiseSource
+
+    def __post_init__(self) -> None:
+        private = self.trust_model != "none"
+        require(private or self.epsilon is None, "epsilon must be null with privacy=off")
+        require(
+            not private or (self.epsilon is not None and 0 < self.epsilon < math.inf),
+            f"epsilon must be above 0, got {self.epsilon}; use privacy=off to train without protection",
+        )
+        require(0 < self.delta < 1, f"delta must be in (0, 1), got {self.delta}")
+        require(0 < self.clip_norm < math.inf, f"clip_norm must be above 0, got {self.clip_norm}")
+        require(self.release_noise_ratio > 0, f"release_noise_ratio must be above 0, got {self.release_noise_ratio}")
+
+    @property
+    def private(self) -> bool:
+        """Whether sites clip, add noise and charge."""
+        return self.trust_model != "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudySettings:
+    """One study of the sequence."""
+
+    name: str
+    target: str
+    cohort_column: str | None = None
+    cohort: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """Which studies run in a row, and how large synthetic hospitals are."""
+
+    studies: tuple[StudySettings, ...]
+    sites: int | None = None
+    patients_per_site: int | None = None
+
+    def __post_init__(self) -> None:
+        require(bool(self.studies), "studies must name at least one study")
+        require(len({study.name for study in self.studies}) == len(self.studies), "two studies have the same name")
+        require(self.sites is None or self.sites >= 1, f"sites must be at least 1, got {self.sites}")
+        patients = self.patients_per_site
+        require(patients is None or patients >= 50, f"patients_per_site must be at least 50, got {patients}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulationSettings:
+    """The whole configuration."""
+
+    seed: int
+    engine: EngineKind
+    workers: int
+    out: str
+    resume: str | None
+    plan: PlanSettings
+    model: ModelSpec
+    data: DataSet
+    scenario: Scenario
+    privacy: PrivacySettings
+    secagg: AggregationSpec
+    version: Literal[1] = 1
+
+    def __post_init__(self) -> None:
+        require(self.workers >= 1, f"workers must be at least 1, got {self.workers}")
+        require(0 <= self.seed < 2**31, f"seed must be in [0, 2**31), got {self.seed}")
+
+
+def views(settings: SimulationSettings) -> tuple[DataSpec, ...]:
+    """Return the view of the data of each study, in order."""
+    return tuple(
+        DataSpec(
+            schema=settings.data.schema.name,
+            schema_digest=settings.data.schema.digest,
+            target=study.target,
+            cohort_column=study.cohort_column,
+            cohort=study.cohort,
+            normalisation=settings.plan.normalisation,
+        )
+        for study in settings.scenario.studies
+    )
+
+
+def events(settings: SimulationSettings, noise_multiplier: float) -> list[Event]:
+    """Return all that a site's data set is charged for over the run, at a noise multiplier.
+
+    The training steps of every study, one Fisher release after every study but the last, and one
+    release of statistics per study where features are normalised by statistics.
+    """
+    studies = len(settings.scenario.studies)
+    steps = settings.plan.rounds * settings.plan.local_steps * studies
+    releases = (studies - 1) + (studies if settings.plan.normalisation != "public" else 0)
+    found = [Event(noise_multiplier=noise_multiplier, sample_rate=settings.plan.sample_rate, steps=steps)]
+    if releases:
+        noise = noise_multiplier * settings.privacy.release_noise_ratio
+        found.append(Event(noise_multiplier=noise, sample_rate=1.0, steps=releases))
+    return found
+
+
+def privacy_spec(settings: SimulationSettings, accountant: Accountant) -> PrivacySpec:
+    """Return the privacy of every plan: the noise that spends the budget exactly over the run."""
+    privacy = settings.privacy
+    if not privacy.private or privacy.epsilon is None:
+        return PrivacySpec(trust_model="none", delta=privacy.delta, clip_norm=privacy.clip_norm, noise=privacy.noise)
+    noise_multiplier = calibrate(
+        lambda candidate: events(settings, candidate),
+        epsilon=privacy.epsilon,
+        delta=privacy.delta,
+        accountant=accountant,
+    )
+    return PrivacySpec(
+        trust_model=privacy.trust_model,
+        epsilon=privacy.epsilon,
+        delta=privacy.delta,
+        clip_norm=privacy.clip_norm,
+        noise_multiplier=noise_multiplier,
+        release_noise_multiplier=noise_multiplier * privacy.release_noise_ratio,
+        noise=privacy.noise,
+    )
+
+
+def plan_of(
+    settings: SimulationSettings,
+    index: int,
+    *,
+    base_digest: str,
+    privacy: PrivacySpec,
+    knowledge_digest: str | None,
+) -> Plan:
+    """Return the plan of the study at `index`."""
+    all_views = views(settings)
+    return Plan(
+        study=settings.scenario.studies[index].name,
+        seed=settings.seed,
+        data=all_views[index],
+        model=settings.model,
+        base_digest=base_digest,
+        training=settings.plan.training(),
+        privacy=privacy,
+        aggregation=settings.secagg,
+        continual=ContinualSpec(
+            strength=settings.plan.consolidation if index else 0.0,
+            release_fisher=index + 1 < len(all_views),
+            knowledge_digest=knowledge_digest,
+            fisher_clip_norm=settings.plan.fisher_clip_norm,
+            decay=settings.plan.fisher_decay,
+            earlier=all_views[:index],
+        ),
+    )
+
+
+def without_consolidation(plan: Plan) -> Plan:
+    """Return the same plan with consolidation off and its own name: the naive arm that EWC is compared with."""
+    return replace(
+        plan,
+        study=f"{plan.study} (naive)",
+        continual=replace(plan.continual, strength=0.0, release_fisher=False),
+    )
+
+
+def sequence_digest(plans: Sequence[Plan]) -> str:
+    """Return one digest for the plans of a run, in order."""
+    return digest(list(plans))

@@ -1,0 +1,143 @@
+"""`summary.json`: the result of a run for scripts, schema version 1.
+
+Why it exists: a sweep, a benchmark or a notebook reads numbers from one documented
+place (docs/reference/summary.md), not from a page.
+
+Rules:
+    * A field never changes its meaning within a version; new fields may be added.
+    * What was not measured is null, never zero.
+
+What it does not do: hold per-record scores; those stay in the sites' folders.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from fedmed.records import Plan
+from fedmed_server.result import StudyResult
+from fedmed_sim.leaks import LeakReport
+from fedmed_site.evaluations import FINAL, EvaluationRecord
+
+SUMMARY_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Final:
+    """How the released model does on held-out records of the last study."""
+
+    accuracy: dict[str, float]
+    accuracy_mean: float
+    auc_pooled: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacySummary:
+    """What was promised, and what each site's ledger says was spent (null: without limit)."""
+
+    trust_model: str
+    delta: float
+    epsilon: dict[str, float | None]
+    noise: str
+    noise_multiplier: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EwcSummary:
+    """Mean accuracy over sites on the first study: at its end, and after the last study without and with EWC."""
+
+    study1_before: float
+    study1_after_naive: float
+    study1_after_ewc: float
+    study2_naive: float
+    study2_ewc: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AggregationSummary:
+    """How updates were aggregated and what it cost on the wire, over all studies."""
+
+    kind: str
+    secure: bool
+    bytes_up: int
+    bytes_down: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """The whole file."""
+
+    version: int
+    plan_digest: str
+    sites: tuple[str, ...]
+    rounds: int
+    studies: tuple[str, ...]
+    model: str
+    normalisation: str
+    final: Final
+    privacy: PrivacySummary
+    ewc: EwcSummary | None
+    aggregation: AggregationSummary
+    leaks: LeakReport | None
+    seconds: dict[str, float]
+    warnings: tuple[str, ...]
+
+
+Evaluations = Mapping[str, Sequence[EvaluationRecord]]
+"""The evaluations of one study by site."""
+
+
+def final_of(evaluations: Evaluations) -> Final:
+    """Return accuracy by site, its mean, and the AUC over the pooled held-out records of all sites."""
+    accuracy = accuracy_by_site(evaluations, view=0)
+    return Final(
+        accuracy=accuracy, accuracy_mean=float(np.mean(list(accuracy.values()))), auc_pooled=_pooled_auc(evaluations)
+    )
+
+
+def accuracy_by_site(evaluations: Evaluations, *, view: int) -> dict[str, float]:
+    """Return the accuracy of the released model by site on one view."""
+    found: dict[str, float] = {}
+    for site, records in sorted(evaluations.items()):
+        for record in records:
+            if record.stage == FINAL and record.view == view:
+                found[site] = record.accuracy
+    return found
+
+
+def mean_accuracy(evaluations: Evaluations, *, view: int) -> float:
+    """Return the mean over sites of `accuracy_by_site`."""
+    return float(np.mean(list(accuracy_by_site(evaluations, view=view).values())))
+
+
+def warnings_of(plans: Sequence[Plan], results: Sequence[StudyResult], *, secure: bool) -> tuple[str, ...]:
+    """Return what a reader must know before believing the numbers."""
+    plan = plans[-1]
+    found = []
+    if not secure:
+        found.append("aggregation was insecure: the coordinator saw every site's update and its number of records")
+    if not plan.privacy.private:
+        found.append("training had no differential privacy: the model may remember single patients")
+    elif plan.privacy.noise == "simulated-seed":
+        found.append("the noise came from a seed (privacy.noise=simulated-seed): it repeats and protects nobody")
+    for study, result in zip(plans, results, strict=True):
+        missing = sorted(set(result.sites) - set(result.evaluated))
+        if missing:
+            found.append(f"{study.study}: {', '.join(missing)} did not evaluate the released model")
+    return tuple(found)
+
+
+def _pooled_auc(evaluations: Evaluations) -> float | None:
+    """Return the AUC over all sites' held-out records, or None for more than two classes or one."""
+    scores: list[float] = []
+    labels: list[int] = []
+    for records in evaluations.values():
+        for record in records:
+            if record.stage == FINAL and record.view == 0:
+                if record.scores and len(record.scores[0]) != 2:
+                    return None
+                scores += [row[1] for row in record.scores]
+                labels += record.labels
+    return float(roc_auc_score(labels, scores)) if len(set(labels)) == 2 else None

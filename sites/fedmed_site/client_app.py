@@ -1,0 +1,107 @@
+"""Flower's ClientApp: a thin translation from messages to agent calls.
+
+Why it exists: the only room at a site where Flower's message types are known.
+
+Rules:
+    * One typed action per message type; the agent decides everything else.
+    * The plan comes with the run's configuration as canonical JSON and its SHA-256.
+    * Nothing raised here reaches the coordinator but a sanitised failure.
+
+What it does not do: hold state, touch data, choose what to train.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast, get_args
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedmed.errors import UsageError
+from fedmed.exchange import Action, Answer, Failure, Task
+from fedmed_site.agent import SiteAgent
+
+PLAN_KEY = "plan"
+PLAN_DIGEST_KEY = "plan-digest"
+HOME_VARIABLE = "FEDMED_SITE_HOME"
+
+
+def build_client_app(locate: Callable[[Context], Path]) -> ClientApp:
+    """Return the ClientApp of a site.
+
+    Args:
+        locate: Says which site folder a context belongs to.
+    """
+    app = ClientApp()
+    for name in get_args(Action):
+        category, action = name.split(".")
+        register = {"train": app.train, "evaluate": app.evaluate, "query": app.query}[category]
+        register(action)(_handler(cast("Action", name), locate))
+    return app
+
+
+def home_from_environment(_context: Context) -> Path:
+    """Return the site folder that the appliance's environment names.
+
+    Raises:
+        UsageError: The variable is not set.
+    """
+    home = os.environ.get(HOME_VARIABLE)
+    if not home:
+        raise UsageError(f"expected the site's folder in {HOME_VARIABLE}, found nothing; set it in the service's unit")
+    return Path(home)
+
+
+def _handler(action: Action, locate: Callable[[Context], Path]) -> Callable[[Message, Context], Message]:
+    def handle(message: Message, context: Context) -> Message:
+        return Message(_content_of(_reply(action, message, context, locate)), reply_to=message)
+
+    return handle
+
+
+def _reply(action: Action, message: Message, context: Context, locate: Callable[[Context], Path]) -> Answer | Failure:
+    """Translate and ask the agent; Flower would send any exception's text to the coordinator, so none passes."""
+    try:
+        plan_json = str(context.run_config[PLAN_KEY]).encode()
+        announced = context.run_config[PLAN_DIGEST_KEY]
+        task = _task_from(action, message.content)
+        agent = SiteAgent.open(locate(context))
+    except Exception as error:  # noqa: BLE001  the text of an unforeseen error may name local paths
+        return Failure(site="", code=type(error).__name__, reason="the site could not read the task; see its own log")
+    if hashlib.sha256(plan_json).hexdigest() != announced:
+        return Failure(site=agent.name, code="ProtocolError", reason="the run's plan and its digest differ")
+    return agent.respond(plan_json, task)
+
+
+def _task_from(action: Action, content: RecordDict) -> Task:
+    config = content.config_records["task"]
+    arrays = content.array_records["arrays"]
+    return Task(
+        action=action,
+        plan_digest=str(config["plan-digest"]),
+        round=int(cast("int", config["round"])),
+        arrays={name: array.numpy() for name, array in arrays.items()},
+    )
+
+
+def _content_of(reply: Answer | Failure) -> RecordDict:
+    if isinstance(reply, Failure):
+        return RecordDict({"failure": ConfigRecord({"site": reply.site, "code": reply.code, "reason": reply.reason})})
+    texts = {key: value for key, value in reply.facts.items() if isinstance(value, str)}
+    numbers: dict[str, int | float | list[int] | list[float]] = {
+        key: float(value) for key, value in reply.facts.items() if not isinstance(value, str)
+    }
+    arrays = {name: Array(np.ascontiguousarray(array)) for name, array in reply.arrays.items()}
+    return RecordDict(
+        {
+            "arrays": ArrayRecord(arrays),
+            "numbers": MetricRecord(numbers),
+            "answer": ConfigRecord({"site": reply.site, **texts}),
+        }
+    )
+
+
+app = build_client_app(home_from_environment)

@@ -1,0 +1,103 @@
+"""The data sets of one site: the way in for raw records, the way out for cohorts.
+
+Why it exists: a raw record passes de-identification and the audit log before any
+model sees it, and a plan can only name data that passed under the schema it names.
+
+Rules:
+    * `prepare` is the only way in; it leaves the raw file where it was.
+    * `load` reads only what the audit log vouches for.
+
+What it does not do: change a schema, or show a record.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fedmed.audit import ChainLog
+from fedmed.data.schema import DataSet
+from fedmed.data.source import Cohort, Split, View
+from fedmed.data.tabular import TabularSource
+from fedmed.deid.policy import DeidPolicy
+from fedmed.deid.tabular import DeidReport, deidentify_table
+from fedmed.errors import RefusedError
+from fedmed.files import write_atomic
+from fedmed.records import DataSpec, canonical_json, decode
+from fedmed_site.home import SiteHome
+
+
+@dataclass(frozen=True, slots=True)
+class DataSets:
+    """The data sets of one site."""
+
+    home: SiteHome
+    log: ChainLog
+
+    def prepare(self, source: Path, dataset: DataSet, policy: DeidPolicy) -> DeidReport:
+        """De-identify the table `source` and keep it as `dataset.name`.
+
+        Raises:
+            DataError: The table is not what the schema says; nothing is kept of it.
+        """
+        report = deidentify_table(
+            source,
+            schema=dataset.schema,
+            policy=policy,
+            key=self.home.pseudonym_key_path.read_bytes(),
+            out_dir=self.home.data(dataset.name),
+            log=self.log,
+        )
+        write_atomic(self._description(dataset.name), canonical_json(replace(dataset, root=None)))
+        return report
+
+    def holds(self, name: str) -> bool:
+        """Return whether a data set of this name was prepared."""
+        return self._description(name).is_file()
+
+    def check(self, data: DataSpec) -> None:
+        """Raise unless the site holds the data that a plan names, under the schema it names.
+
+        Raises:
+            RefusedError: It does not.
+        """
+        if not data.schema.replace("-", "").replace("_", "").isalnum() or not self.holds(data.schema):
+            raise RefusedError(f"this site holds no data set {data.schema!r}; prepare it first")
+        found = self._dataset(data.schema).schema.digest
+        if found != data.schema_digest:
+            raise RefusedError(
+                f"expected schema {data.schema} {data.schema_digest[:12]}, this site has {found[:12]};"
+                " bring both to one version"
+            )
+
+    def load(self, data: DataSpec, split: Split) -> Cohort:
+        """Return the patients of a plan's view.
+
+        Raises:
+            DataError: The view cannot be trained on.
+            IntegrityError: The audit log does not vouch for the table.
+        """
+        return self._source(data.schema).load(_view(data), split)
+
+    def dimensions(self, data: DataSpec) -> tuple[int, int]:
+        """Return how many features and classes a view has; both follow from the schema alone."""
+        source = self._source(data.schema)
+        return len(source.features), len(source.schema.target(data.target).classes)
+
+    def _source(self, name: str) -> TabularSource:
+        dataset = self._dataset(name)
+        return TabularSource(
+            self.home.data(name),
+            schema=dataset.schema,
+            split=dataset.split,
+            log=self.log,
+            site=self.home.record().name,
+        )
+
+    def _dataset(self, name: str) -> DataSet:
+        return decode(self._description(name).read_bytes(), DataSet)
+
+    def _description(self, name: str) -> Path:
+        return self.home.data(name) / "dataset.json"
+
+
+def _view(data: DataSpec) -> View:
+    return View(target=data.target, cohort_column=data.cohort_column, cohort=data.cohort)

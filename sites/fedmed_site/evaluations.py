@@ -1,0 +1,84 @@
+"""How models did on a site's held-out records; kept at the site.
+
+Why it exists: a hospital and its researcher need accuracy by round; a coordinator
+has no claim to it, because a metric of held-out patients is a release like any other.
+
+Rules:
+    * One JSON line per evaluation, appended; a repeated round replaces the earlier one on reading.
+    * Only the final evaluation of a study keeps per-record scores.
+
+What it does not do: leave the site. A simulation reads it because it owns every site.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fedmed.files import append_durable
+from fedmed.learning.local import Evaluation
+from fedmed.records import Plan, canonical_json, decode, digest
+
+FINAL = "final"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationRecord:
+    """One evaluation; `view` 0 is the study's own cohort, 1 and on are those of earlier studies."""
+
+    version: int = 1
+    stage: str
+    """`round` for the model that a round started from, `final` for the released model."""
+    round: int
+    view: int
+    records: int
+    accuracy: float
+    loss: float
+    scores: tuple[tuple[float, ...], ...] = ()
+    labels: tuple[int, ...] = ()
+
+
+class EvaluationLog:
+    """The evaluations of one site."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def add_round(self, plan: Plan, round_number: int, evaluation: Evaluation) -> None:
+        """Record how the model that a round starts from does on the study's own cohort."""
+        self._append(plan, _record("round", round_number, 0, evaluation))
+
+    def add_final(self, plan: Plan, view: int, evaluation: Evaluation) -> None:
+        """Record how the released model does on one view, with its scores."""
+        whole = replace(
+            _record(FINAL, plan.training.rounds, view, evaluation),
+            scores=tuple(tuple(float(value) for value in row) for row in evaluation.scores),
+            labels=tuple(int(label) for label in evaluation.labels),
+        )
+        self._append(plan, whole)
+
+    def read(self, plan_digest: str) -> tuple[EvaluationRecord, ...]:
+        """Return the evaluations of a study, the latest of each stage, round and view."""
+        path = self._path(plan_digest)
+        if not path.is_file():
+            return ()
+        latest: dict[tuple[str, int, int], EvaluationRecord] = {}
+        for line in path.read_bytes().splitlines():
+            record = decode(line, EvaluationRecord)
+            latest[record.stage, record.round, record.view] = record
+        return tuple(latest.values())
+
+    def _append(self, plan: Plan, record: EvaluationRecord) -> None:
+        append_durable(self._path(digest(plan)), canonical_json(record) + b"\n")
+
+    def _path(self, plan_digest: str) -> Path:
+        return self._folder / f"{plan_digest}.jsonl"
+
+
+def _record(stage: str, round_number: int, view: int, evaluation: Evaluation) -> EvaluationRecord:
+    return EvaluationRecord(
+        stage=stage,
+        round=round_number,
+        view=view,
+        records=evaluation.records,
+        accuracy=evaluation.accuracy,
+        loss=evaluation.loss,
+    )

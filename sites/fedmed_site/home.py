@@ -1,0 +1,140 @@
+"""The folder that is a site: everything it owns, and nothing of it elsewhere.
+
+Why it exists: a simulated hospital and an appliance have the same folder, so any
+worker process can pick a site up and a restart forgets nothing.
+
+Layout (version 1):
+    site.json                  name and policy
+    keys/pseudonym.key         32 random bytes; never leaves the machine
+    data/NAME/                 schema and de-identified records
+    audit.jsonl                hash-chained log of every item and every access
+    ledger/NAME.jsonl          privacy budget of a data set
+    models/DIGEST/             public base models
+    replies/PLAN/              answers that may already have left
+    normalisation/             statistics a study was trained with
+    evaluations/PLAN.jsonl     how models did on held-out records; stays here
+    site.log                   details that must not leave
+
+What it does not do: interpret any of it.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedmed.errors import UsageError
+from fedmed.files import write_atomic
+from fedmed.records import canonical_json, decode, require
+from fedmed_site.policy import SitePolicy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteRecord:
+    """The content of `site.json`."""
+
+    name: str
+    policy: SitePolicy
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        require(self.version == 1, f"version must be 1, got {self.version}")
+        safe = self.name.replace("-", "").replace("_", "")
+        require(safe.isalnum(), f"a site's name holds letters, digits, - and _, got {self.name!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class SiteHome:
+    """Where things are inside one site's folder."""
+
+    root: Path
+
+    @classmethod
+    def create(cls, root: Path, record: SiteRecord) -> "SiteHome":
+        """Make a new site folder with fresh keys.
+
+        Raises:
+            UsageError: There is a site already.
+        """
+        home = cls(root)
+        if home.record_path.exists():
+            raise UsageError(f"expected no site in {root}, found one; choose another folder")
+        for folder in (root, home.keys, home.ledgers, home.models, home.replies, home.evaluations, home.normalisation):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomic(home.pseudonym_key_path, os.urandom(32))
+        write_atomic(home.record_path, canonical_json(record))
+        return home
+
+    @classmethod
+    def open(cls, root: Path) -> "SiteHome":
+        """Return the home of an existing site.
+
+        Raises:
+            UsageError: There is no site in the folder.
+        """
+        home = cls(root)
+        if not home.record_path.is_file():
+            raise UsageError(f"expected a site in {root}, found no site.json; create the site first")
+        return home
+
+    def record(self) -> SiteRecord:
+        """Return name and policy."""
+        return decode(self.record_path.read_bytes(), SiteRecord)
+
+    @property
+    def record_path(self) -> Path:
+        """Name and policy."""
+        return self.root / "site.json"
+
+    @property
+    def keys(self) -> Path:
+        """Folder of the site's secrets."""
+        return self.root / "keys"
+
+    @property
+    def pseudonym_key_path(self) -> Path:
+        """Key of tokens and date shifts."""
+        return self.keys / "pseudonym.key"
+
+    def data(self, name: str) -> Path:
+        """Folder of a de-identified data set."""
+        return self.root / "data" / name
+
+    @property
+    def audit_path(self) -> Path:
+        """The hash-chained log."""
+        return self.root / "audit.jsonl"
+
+    @property
+    def ledgers(self) -> Path:
+        """Folder of the privacy ledgers, one per data set."""
+        return self.root / "ledger"
+
+    @property
+    def models(self) -> Path:
+        """Folder of public base models by digest."""
+        return self.root / "models"
+
+    @property
+    def replies(self) -> Path:
+        """Folder of stored answers by plan."""
+        return self.root / "replies"
+
+    @property
+    def evaluations(self) -> Path:
+        """Folder of held-out results by plan; they never leave."""
+        return self.root / "evaluations"
+
+    @property
+    def normalisation(self) -> Path:
+        """Folder of the statistics that studies were trained with."""
+        return self.root / "normalisation"
+
+    @property
+    def lock_path(self) -> Path:
+        """Held by the one process that acts for the site."""
+        return self.root / "agent.lock"
+
+    @property
+    def log_path(self) -> Path:
+        """Details that must not leave the site."""
+        return self.root / "site.log"

@@ -1,0 +1,88 @@
+"""Which statistics a study's features are standardised by, at one site.
+
+Why it exists: normalisation by a site's own statistics or by federated ones is
+computed from patients, so under differential privacy it is a noised, charged
+release like any other; by public ranges it costs nothing.
+
+Rules:
+    * Statistics are fixed once per view of the data and stored, so that training,
+      evaluation and a later study see the same numbers.
+    * Federated statistics come with the first round's task and are then pinned.
+
+What it does not do: charge the ledger itself (the agent passes how).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from fedmed.data.source import Cohort, standardise
+from fedmed.errors import RefusedError
+from fedmed.exchange import Task
+from fedmed.files import write_atomic
+from fedmed.records import DataSpec, digest
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Statistics:
+    """Mean and scale of every feature in public-range units, each of shape `[features]`."""
+
+    mean: Floats
+    scale: Floats
+
+    def apply(self, cohort: Cohort) -> Cohort:
+        """Return `cohort` standardised."""
+        return standardise(cohort, self.mean, self.scale)
+
+
+class Normaliser:
+    """The stored statistics of one site."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def statistics(
+        self, data: DataSpec, task: Task | None, compute: Callable[[DataSpec], Statistics]
+    ) -> Statistics | None:
+        """Return the statistics of a view, or None where public ranges are enough.
+
+        Args:
+            data: The view and its kind of normalisation.
+            task: The task at hand, whose arrays may bring federated statistics; None for an earlier view.
+            compute: How to make the site's own statistics, charged and noised as the plan demands.
+
+        Raises:
+            RefusedError: Federated statistics are needed and neither stored nor sent.
+        """
+        if data.normalisation == "public":
+            return None
+        stored = self._read(data)
+        if stored is not None:
+            return stored
+        if data.normalisation == "site":
+            return self._keep(data, compute(data))
+        if task is None or "mean" not in task.arrays or "scale" not in task.arrays:
+            raise RefusedError("expected federated statistics with the first round, got none")
+        mean, scale = (np.asarray(task.arrays[name], dtype=np.float32) for name in ("mean", "scale"))
+        return self._keep(data, Statistics(mean=mean, scale=scale))
+
+    def _read(self, data: DataSpec) -> Statistics | None:
+        path = self._path(data)
+        if not path.is_file():
+            return None
+        arrays = safetensors.numpy.load(path.read_bytes())
+        return Statistics(mean=arrays["mean"], scale=arrays["scale"])
+
+    def _keep(self, data: DataSpec, statistics: Statistics) -> Statistics:
+        arrays = {"mean": statistics.mean, "scale": statistics.scale}
+        write_atomic(self._path(data), safetensors.numpy.save(arrays))
+        return statistics
+
+    def _path(self, data: DataSpec) -> Path:
+        return self._folder / f"{digest(data)}.safetensors"

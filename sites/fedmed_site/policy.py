@@ -1,0 +1,56 @@
+"""What a hospital allows, whatever a coordinator asks.
+
+Why it exists: the site sets its cap, its delta and its floor of records; a plan
+can ask for less, never for more.
+
+Rules:
+    * The default refuses: no unprotected training, no noise that can be repeated.
+    * `check` raises with a reason fit to leave the site; it never returns a bool.
+
+What it does not do: count what was spent (the ledger does).
+"""
+
+import math
+from dataclasses import dataclass
+
+from fedmed.errors import RefusedError
+from fedmed.records import Plan, require
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SitePolicy:
+    """The limits of one site, kept in its own `site.json`."""
+
+    cap_epsilon: float | None
+    """Lifetime budget of each data set; None means unlimited, which unprotected training needs."""
+    delta: float
+    min_records: int = 20
+    allow_simulated_noise: bool = False
+    """Only a simulated hospital may accept noise that a seed repeats."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.cap_epsilon is None or self.cap_epsilon > 0, f"cap_epsilon must be above 0, got {self.cap_epsilon}"
+        )
+        require(0 < self.delta < 1, f"delta must be in (0, 1), got {self.delta}")
+        require(self.min_records >= 1, f"min_records must be at least 1, got {self.min_records}")
+
+    @property
+    def cap(self) -> float:
+        """The cap as a number; infinity where there is none."""
+        return math.inf if self.cap_epsilon is None else self.cap_epsilon
+
+    def check(self, plan: Plan) -> None:
+        """Raise unless the site may take part in `plan`.
+
+        Raises:
+            RefusedError: The plan asks for more than the policy allows; the message says what.
+        """
+        if not plan.privacy.private and self.cap_epsilon is not None:
+            raise RefusedError("this site trains only with differential privacy; the plan has none")
+        if plan.privacy.private and plan.privacy.delta > self.delta:
+            raise RefusedError(f"this site allows delta up to {self.delta}; the plan asks for {plan.privacy.delta}")
+        if plan.privacy.private and plan.privacy.noise != "system" and not self.allow_simulated_noise:
+            raise RefusedError(
+                f"this site draws noise from its operating system; the plan asks for {plan.privacy.noise}"
+            )

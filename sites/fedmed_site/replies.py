@@ -1,0 +1,58 @@
+"""Answers that may already have left the site, so that a repeated question gets the same bytes.
+
+Why it exists: after a crash on either side the coordinator asks again. Training
+again would be a second release of the same round; replaying is not.
+
+Rules:
+    * An answer is on disk before it is sent.
+    * The same question with another model is refused: a round is answered once.
+    * Only the last two rounds of an action are kept.
+
+What it does not do: decide whether a question may be answered at all.
+"""
+
+import contextlib
+from pathlib import Path
+
+from fedmed.errors import RefusedError
+from fedmed.exchange import Answer, Task, answer_from_bytes, answer_to_bytes
+from fedmed.files import write_atomic
+
+KEPT_ROUNDS = 2
+
+
+class ReplyStore:
+    """The stored answers of one site."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def find(self, task: Task) -> Answer | None:
+        """Return the stored answer to exactly this task, or None.
+
+        Raises:
+            RefusedError: This round was answered for another model.
+        """
+        path = self._path(task)
+        if not path.is_file():
+            return None
+        data = path.read_bytes()
+        asked, stored = data[:64].decode("ascii", "replace"), data[64:]
+        if asked != task.digest():
+            raise RefusedError(f"round {task.round} of {task.action} was already answered for another model")
+        return answer_from_bytes(stored)
+
+    def keep(self, task: Task, answer: Answer) -> None:
+        """Store `answer` durably; call this before it is sent."""
+        path = self._path(task)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomic(path, task.digest().encode() + answer_to_bytes(answer))
+        if task.round >= KEPT_ROUNDS:
+            with contextlib.suppress(FileNotFoundError):
+                self._path_of(task, task.round - KEPT_ROUNDS).unlink()
+
+    def _path(self, task: Task) -> Path:
+        return self._path_of(task, task.round)
+
+    def _path_of(self, task: Task, number: int) -> Path:
+        return self._folder / task.plan_digest / f"{task.action}-{number:06d}.reply"
