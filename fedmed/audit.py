@@ -63,6 +63,15 @@ class _Line:
     entry: Entry
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Verified:
+    """Bytes that verified, what they say, and the digest of the last entry."""
+
+    data: bytes
+    entries: tuple[Entry, ...]
+    head: str
+
+
 def append(previous: Entry | None, kind: str, body: Mapping[str, Scalar]) -> Entry:
     """Return the entry that follows `previous` (None: the first entry of a chain).
 
@@ -91,13 +100,7 @@ def verify(entries: Sequence[Entry]) -> None:
     """
     expected = GENESIS
     for index, entry in enumerate(entries):
-        if entry.index != index:
-            raise IntegrityError(f"audit chain: entry {index} is bad: expected index {index}, got {entry.index}")
-        if entry.previous != expected:
-            raise IntegrityError(
-                f"audit chain: entry {index} is bad: it does not follow the stored entry {index - 1}; "
-                "an entry was changed, removed or inserted"
-            )
+        _check_link(entry, index=index, expected=expected)
         expected = digest(entry)
 
 
@@ -107,11 +110,14 @@ class ChainLog:
     Guarantees: an entry that was returned is on disk; an entry that was not
     returned may be on disk whole, or is dropped as a torn last line by the next
     append. Writers of several processes take turns through a lock file beside it.
+    Every call compares the whole file with what this object verified before, byte by
+    byte, and verifies what is new.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = path.with_name(f"{path.name}.lock")
+        self._verified = _Verified(data=b"", entries=(), head=GENESIS)
 
     def append(self, kind: str, body: Mapping[str, Scalar]) -> Entry:
         """Append one entry and return it once it is on disk.
@@ -137,7 +143,7 @@ class ChainLog:
         """
         with locked(self._lock):
             data = self._read()
-            entries = _parse(data)
+            entries = self._verify(data)
             decision = decide(entries)
             if decision is None:
                 return None
@@ -154,13 +160,28 @@ class ChainLog:
             IntegrityError: A line or the chain does not verify. A last line without a newline
                 was never committed and is left out.
         """
-        return _parse(self._read())
+        return list(self._verify(self._read()))
 
     def _read(self) -> bytes:
         try:
             return self.path.read_bytes()
         except FileNotFoundError:
             return b""
+
+    def _verify(self, data: bytes) -> Sequence[Entry]:
+        """Return the entries of the lines in `data` that end in a newline; the rest was never committed."""
+        whole = data[: data.rfind(b"\n") + 1]
+        known = self._verified
+        if not whole.startswith(known.data):
+            known = _Verified(data=b"", entries=(), head=GENESIS)
+        entries, head = list(known.entries), known.head
+        for stored in whole[len(known.data) :].split(b"\n")[:-1]:
+            line = _parse_line(len(entries), stored)
+            _check_link(line.entry, index=len(entries), expected=head)
+            entries.append(line.entry)
+            head = line.digest
+        self._verified = _Verified(data=whole, entries=tuple(entries), head=head)
+        return self._verified.entries
 
     def _drop_torn_line(self, data: bytes) -> None:
         whole = data.rfind(b"\n") + 1
@@ -174,18 +195,21 @@ class ChainLog:
             os.close(descriptor)
 
 
-def _parse(data: bytes) -> list[Entry]:
-    """Return the verified entries of the lines in `data` that end in a newline."""
-    entries = [_parse_line(index, line) for index, line in enumerate(data.split(b"\n")[:-1])]
-    verify(entries)
-    return entries
+def _check_link(entry: Entry, *, index: int, expected: str) -> None:
+    if entry.index != index:
+        raise IntegrityError(f"audit chain: entry {index} is bad: expected index {index}, got {entry.index}")
+    if entry.previous != expected:
+        raise IntegrityError(
+            f"audit chain: entry {index} is bad: it does not follow the stored entry {index - 1}; "
+            "an entry was changed, removed or inserted"
+        )
 
 
-def _parse_line(index: int, data: bytes) -> Entry:
+def _parse_line(index: int, data: bytes) -> _Line:
     try:
         line = decode(data, _Line)
     except IntegrityError:
         raise IntegrityError(f"audit chain: entry {index} is bad: the line is not an entry of version 1") from None
     if canonical_json(line) != data or digest(line.entry) != line.digest:
         raise IntegrityError(f"audit chain: entry {index} is bad: the line does not match its own digest")
-    return line.entry
+    return line

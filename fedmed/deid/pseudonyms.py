@@ -33,7 +33,8 @@ def normalise(text: str) -> str:
     True
     """
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return "".join(character for character in folded if unicodedata.category(character)[0] not in "ZC")
+    visible = "".join(character for character in folded if unicodedata.category(character)[0] not in "ZC")
+    return unicodedata.normalize("NFKC", visible)  # what stood on both sides of a space may now combine
 
 
 class Pseudonyms:

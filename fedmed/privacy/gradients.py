@@ -13,7 +13,7 @@ Rules:
 What it does not do: capture gradients (see `engine`) or repair a module.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -116,8 +116,7 @@ def check_per_record(module: nn.Module, *, loss: Loss, inputs: Tensor, labels: T
                 for row in range(_RECORDS)
             ]
             captured = capture(some_inputs, some_labels)
-            with torch.no_grad():
-                outputs = module(some_inputs)
+            outputs = module(some_inputs).detach()
         except ModelError:
             raise
         except Exception as error:
@@ -161,12 +160,15 @@ def _label_variants(labels: Tensor) -> Iterator[Tensor]:
 def _explicit(
     module: nn.Module, loss: Loss, parameters: Mapping[str, nn.Parameter], inputs: Tensor, labels: Tensor
 ) -> dict[str, Tensor]:
-    total = record_losses(loss, module(inputs), labels).sum()
-    gradients: Sequence[Tensor | None] = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
-    return {
-        name: torch.zeros_like(value) if gradient is None else gradient
-        for (name, value), gradient in zip(parameters.items(), gradients, strict=True)
-    }
+    """Return the gradient of one record; by `backward`, since re-entrant checkpointing knows no other way."""
+    for value in parameters.values():
+        value.grad = None
+    record_losses(loss, module(inputs), labels).sum().backward()  # type: ignore[no-untyped-call]
+    gradients = {}
+    for name, value in parameters.items():
+        gradients[name] = torch.zeros_like(value) if value.grad is None else value.grad.clone()
+        value.grad = None
+    return gradients
 
 
 def _close(actual: Tensor, expected: Tensor) -> bool:

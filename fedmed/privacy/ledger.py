@@ -125,7 +125,7 @@ class Ledger:
                 purpose=purpose,
                 noise_multiplier=float(event.noise_multiplier),
                 sample_rate=float(event.sample_rate),
-                steps=event.steps,
+                steps=int(event.steps),
             )
         )
         answer: list[Spent] = []

@@ -43,7 +43,10 @@ class Event:
             f"noise_multiplier must be above 0, got {self.noise_multiplier}",
         )
         require(0 < self.sample_rate <= 1, f"sample_rate must be in (0, 1], got {self.sample_rate}")
-        require(self.steps >= 1, f"steps must be at least 1, got {self.steps}")
+        require(
+            hasattr(self.steps, "__index__") and self.steps >= 1,
+            f"steps must be a whole number from 1 up, got {self.steps}",
+        )
 
 
 class Accountant(Protocol):

@@ -15,10 +15,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import msgspec
+
 from fedmed.audit import Entry
-from fedmed.errors import ConfigError, IntegrityError
+from fedmed.errors import IntegrityError
 from fedmed.privacy.plan import Accountant, Event, merge
-from fedmed.records import build, require
+from fedmed.records import require
 
 LEDGER_VERSION = 1
 
@@ -146,10 +148,14 @@ def replay(entries: Sequence[Entry]) -> State:
 
 
 def _decoded(entry: Entry, kind: type[Body]) -> Body:
+    """Return the record in the body; quicker than `records.build`, for ledgers of thousands of entries."""
     try:
-        return build(entry.body, kind)
-    except ConfigError as error:
+        record = msgspec.convert(entry.body, kind, strict=True)
+    except msgspec.ValidationError as error:
         raise IntegrityError(f"privacy ledger: entry {entry.index} is bad: {error}") from None
+    if msgspec.to_builtins(record) != entry.body:
+        raise IntegrityError(f"privacy ledger: entry {entry.index} is bad: unknown or missing fields")
+    return record
 
 
 def _require_order(entry: Entry, condition: bool) -> None:  # noqa: FBT001  a predicate reads best in place

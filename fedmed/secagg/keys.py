@@ -28,7 +28,7 @@ SECRET_BYTES: Final = 32
 BOX_BYTES: Final = 2 * SHARE_BYTES + 16
 _ZERO_NONCE: Final = bytes(12)
 
-Secret = Literal["seed", "key"]
+ShareOf = Literal["seed", "key"]
 """Which secret a share belongs to: b, the seed of the self mask, or s_sk, the key of the pair masks."""
 
 
@@ -97,9 +97,9 @@ def commit_seed(h1: bytes, owner: str, seed: bytes) -> bytes:
     return transcript.digest("seed", h1, owner.encode(), seed)
 
 
-def commit_share(h1: bytes, secret: Secret, share: bytes, *, owner: str, holder: str) -> bytes:
+def commit_share(h1: bytes, of: ShareOf, share: bytes, *, owner: str, holder: str) -> bytes:
     """Return H(share), the owner's commitment to the share of one secret that `holder` gets."""
-    return transcript.digest("share", h1, secret.encode(), owner.encode(), holder.encode(), share)
+    return transcript.digest("share", h1, of.encode(), owner.encode(), holder.encode(), share)
 
 
 def equal(left: bytes, right: bytes) -> bool:

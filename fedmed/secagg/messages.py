@@ -1,23 +1,19 @@
-"""The messages of the five phases, their bytes on the wire, and the hashes that bind them.
+"""The messages of the five phases, as frozen records.
 
-Why it exists: both ends sign and hash the same fields in the same order, so
-the records and their transcripts stand side by side.
+Why it exists: both ends hash the same fields in the same order, so each record
+packs itself into its one transcript field.
 
 Rules:
     * A message that exists is well formed: sizes, order of names, ranges. Whether it may be
       believed is the business of `checks`.
-    * On the wire: magic, version, kind, then MessagePack. One message has one encoding; another is refused.
     * No message has a field for a weight, a count of patients or a metric.
 
-What it does not do: sign or verify.
+What it does not do: travel (see `wire`), sign or verify (see `bindings`, `checks`).
 """
 
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
-import msgspec
-
-from fedmed.errors import ProtocolError
 from fedmed.records import require
 from fedmed.secagg import transcript
 from fedmed.secagg.keys import BOX_BYTES
@@ -25,11 +21,7 @@ from fedmed.secagg.roster import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, require_asce
 from fedmed.secagg.shamir import SHARE_BYTES
 from fedmed.secagg.transcript import DIGEST_BYTES
 
-MAGIC: Final = b"FMSA"
-VERSION: Final = 1
 _LIMIT: Final = 2**63
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -332,58 +324,11 @@ class Finish:
         require_name(self.run)
 
 
-SiteMessage = Advert | Shared | Masked | Certificate | Unmasked | Refusal
-CoordinatorMessage = Offer | ShareRequest | MaskRequest | CertifyRequest | UnmaskRequest | Abort | Finish
-Message = SiteMessage | CoordinatorMessage
-
-KINDS: Final[tuple[type[Message], ...]] = (
-    Offer, Advert, ShareRequest, Shared, MaskRequest, Masked,
-    CertifyRequest, Certificate, UnmaskRequest, Unmasked, Refusal, Abort, Finish,
-)  # fmt: skip
-"""The order is the wire format's: append, never reorder."""
-
-
-def encode(message: Message) -> bytes:
-    """Return the wire bytes of `message`: magic (4), version (1), kind (1), MessagePack.
-
-    >>> decode(encode(Finish(run="r1")))
-    Finish(run='r1')
-    """
-    return MAGIC + bytes([VERSION, KINDS.index(type(message))]) + msgspec.msgpack.encode(message)
-
-
-def decode(data: bytes) -> Message:
-    """Parse wire bytes into the message they are.
-
-    Raises:
-        ProtocolError: Another format or version, an unknown kind, a field out of range,
-            or an encoding other than the one that `encode` gives.
-    """
-    if data[: len(MAGIC)] != MAGIC or len(data) < len(MAGIC) + 2:
-        raise ProtocolError("expected a secure aggregation message, got other bytes")
-    version, kind = data[len(MAGIC)], data[len(MAGIC) + 1]
-    if version != VERSION:
-        raise ProtocolError(f"expected message version {VERSION}, got {version}; install the same FedMed on both ends")
-    if kind >= len(KINDS):
-        raise ProtocolError(f"expected a message kind below {len(KINDS)}, got {kind}")
-    message = unpack(memoryview(data)[len(MAGIC) + 2 :], KINDS[kind])
-    if encode(message) != data:
-        raise ProtocolError(f"expected the one encoding of {KINDS[kind].__name__}, got another")
-    return message
-
-
-def unpack(data: bytes | memoryview, kind: type[Item]) -> Item:
-    """Parse MessagePack into a record of type `kind`.
-
-    Raises:
-        ProtocolError: The bytes are not a valid `kind`.
-    """
-    try:
-        return msgspec.msgpack.decode(data, type=kind)
-    except msgspec.DecodeError as error:
-        raise ProtocolError(f"expected a {kind.__name__} message: {error}") from None
-
-
 def require_size(value: bytes, size: int, name: str) -> None:
     """Raise `ValueError` unless `value` has `size` bytes."""
     require(len(value) == size, f"{name} must have {size} bytes, got {len(value)}")
+
+
+SiteMessage = Advert | Shared | Masked | Certificate | Unmasked | Refusal
+CoordinatorMessage = Offer | ShareRequest | MaskRequest | CertifyRequest | UnmaskRequest | Abort | Finish
+Message = SiteMessage | CoordinatorMessage

@@ -73,6 +73,7 @@ class Simulation:
             FedMedError: A mistake in data or configuration, or too few sites in a round.
         """
         settings, folder = self._settings, self._folder
+        torch.set_num_threads(1)  # so that results don't depend on the number of cores, here as in the workers
         with self._phase("prepare"):
             names = prepare_sites(settings, folder)
         with self._phase("base"):
@@ -223,7 +224,7 @@ def read_evaluations(sites: Path, names: Sequence[str], plan: Plan) -> Evaluatio
 
 def _locator(folders: Sequence[Path]) -> Callable[[Any], Path]:
     def locate(context: Any) -> Path:
-        torch.set_num_threads(1)  # so that results don't depend on the number of cores
+        torch.set_num_threads(1)
         return folders[partition_of(context)]
 
     return locate

@@ -120,6 +120,10 @@ class HospitalTruth:
     patients: int
     planted: Mapping[str, tuple[str, ...]] = field(repr=False)
 
+    def identifiers(self) -> tuple[str, ...]:
+        """Return every planted identifier, of whatever kind."""
+        return tuple(identifier for values in self.planted.values() for identifier in values)
+
 
 def write_hospitals(
     folder: Path, *, sites: int = 4, patients_per_site: int = 1400, seed: int = 0
@@ -155,7 +159,8 @@ def _write_site(folder: Path, index: int, *, cardiology_share: float, patients: 
     people = _people(rng, patients, index)
     who = np.concatenate([np.arange(patients), rng.choice(patients, int(patients * _REPEAT_FRACTION), replace=False)])
     rng.shuffle(who)
-    clinic = _admissions(rng, people.age[who], cardiology_share)
+    days = [_FIRST_DAY + timedelta(days=int(day)) for day in rng.integers(0, 366, len(who))]
+    clinic = _admissions(rng, days, [people.birth[patient] for patient in who], cardiology_share)
     chinese = index == _GB18030_SITE
     records = _spellings(rng, people.record, who)
     rows = _rows(rng, people, who, records, clinic, chinese=chinese)
@@ -193,17 +198,13 @@ class _People:
     phone: Texts
     address: Texts
     birth: Sequence[date]
-    age: npt.NDArray[np.int64]
     male: npt.NDArray[np.bool_]
 
 
 def _people(rng: np.random.Generator, count: int, site: int) -> _People:
-    age = np.clip(np.round(rng.normal(62 - site, 15, count)), 18, 99).astype(np.int64)
     male = rng.random(count) < 0.52
-    # Born so that the age holds on every day of the year of admission: in the last days of the year before.
-    birth = [
-        date(_FIRST_DAY.year - 1 - int(a), 12, int(day)) for a, day in zip(age, rng.integers(2, 32, count), strict=True)
-    ]
+    lived_days = np.clip(rng.normal(62 - site, 15, count), 18, 99) * 365.25
+    birth = [_FIRST_DAY - timedelta(days=int(days)) for days in lived_days]
     surname = rng.integers(len(_SURNAMES), size=count)
     given = rng.integers(len(_GIVEN), size=(count, 2))
     syllables = [
@@ -222,7 +223,6 @@ def _people(rng: np.random.Generator, count: int, site: int) -> _People:
         phone=[f"199{number:08d}" for number in rng.choice(10**8, count, replace=False)],
         address=[f"安和市{_DISTRICTS[d]}{_ROADS[r]}{n}号{flat}室" for d, r, n, flat in roads],
         birth=birth,
-        age=age,
         male=male,
     )
 
@@ -243,6 +243,8 @@ def _resident_ids(rng: np.random.Generator, birth: Sequence[date], male: npt.NDA
 class _Clinic:
     """The admissions of one site; every field has one entry per admission."""
 
+    day: Sequence[date]
+    age: npt.NDArray[np.int64]
     ward: npt.NDArray[np.int64]
     findings: Mapping[str, Floats]
     smoker: npt.NDArray[np.bool_]
@@ -251,8 +253,11 @@ class _Clinic:
     stay_days: npt.NDArray[np.int64]
 
 
-def _admissions(rng: np.random.Generator, age: npt.NDArray[np.int64], cardiology_share: float) -> _Clinic:
-    count = len(age)
+def _admissions(
+    rng: np.random.Generator, days: Sequence[date], births: Sequence[date], cardiology_share: float
+) -> _Clinic:
+    count = len(days)
+    age = np.array([_age(birth, day) for birth, day in zip(births, days, strict=True)])
     ward = (rng.random(count) >= cardiology_share).astype(np.int64)
     smoker, prior = rng.random(count) < 0.25, rng.random(count) < 0.35
     logit = _AGE_EFFECT * (age - 60) / 15 + _SMOKER_EFFECT * (2 * smoker - 1) + _PRIOR_EFFECT * (2 * prior - 1)
@@ -265,7 +270,20 @@ def _admissions(rng: np.random.Generator, age: npt.NDArray[np.int64], cardiology
         findings[finding.name] = value
     readmitted = rng.random(count) < 1 / (1 + np.exp(-logit))
     stay_days = 1 + rng.poisson(np.exp(1.8 + 0.15 * (age - 60) / 15 + 0.2 * prior + 0.2 * ward))
-    return _Clinic(ward=ward, findings=findings, smoker=smoker, prior=prior, readmitted=readmitted, stay_days=stay_days)
+    return _Clinic(
+        day=days,
+        age=age,
+        ward=ward,
+        findings=findings,
+        smoker=smoker,
+        prior=prior,
+        readmitted=readmitted,
+        stay_days=stay_days,
+    )
+
+
+def _age(birth: date, day: date) -> int:
+    return day.year - birth.year - ((day.month, day.day) < (birth.month, birth.day))
 
 
 def _spellings(rng: np.random.Generator, record: Texts, who: npt.NDArray[np.int64]) -> list[str]:
@@ -297,7 +315,6 @@ def _rows(
     cells = [_texts(rng, clinic.findings[f.name], f.decimals, missing_share) for f in _FINDINGS]
     unreadable = rng.random(count) < _UNREADABLE_FRACTION
     cells[-1] = ["溶血" if bad else cell for bad, cell in zip(unreadable, cells[-1], strict=True)]
-    days = rng.integers(0, 366, count).tolist()
     pattern = "%Y年%m月%d日" if chinese else "%Y-%m-%d"
     remark = rng.integers(len(_REMARKS), size=count).tolist()
     code = rng.integers(len(_DIAGNOSES[0]), size=count).tolist()
@@ -311,13 +328,13 @@ def _rows(
             "address": people.address[patient],
         }  # fmt: skip
         clinical = [
-            "M" if people.male[patient] else "F", (_FIRST_DAY + timedelta(days=days[row])).strftime(pattern),
+            "M" if people.male[patient] else "F", clinic.day[row].strftime(pattern),
             WARDS[ward], _DIAGNOSES[ward][code[row]], *(column[row] for column in cells),
             "yes" if clinic.smoker[row] else "no", str(int(clinic.prior[row])),
             str(int(clinic.readmitted[row])), str(clinic.stay_days[row]),
         ]  # fmt: skip
         rows.append(
-            [*facts.values(), people.birth[patient].isoformat(), str(people.age[patient])]
+            [*facts.values(), people.birth[patient].isoformat(), str(clinic.age[row])]
             + [words.get(cell, cell) for cell in clinical]
             + [_REMARKS[remark[row]].format(**facts)]
         )

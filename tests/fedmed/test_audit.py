@@ -17,6 +17,7 @@ BODIES = st.dictionaries(st.text(max_size=8), SCALARS | st.text(max_size=20), ma
 
 
 def chain(length: int) -> list[Entry]:
+    """Return a valid chain."""
     entries: list[Entry] = []
     for number in range(length):
         entries.append(audit.append(entries[-1] if entries else None, "event", {"number": number}))
@@ -24,6 +25,7 @@ def chain(length: int) -> list[Entry]:
 
 
 def log_of(path: Path, length: int) -> ChainLog:
+    """Return a log with `length` entries."""
     log = ChainLog(path)
     for number in range(length):
         log.append("event", {"number": number})
@@ -193,6 +195,18 @@ def test_an_exception_in_the_decision_writes_nothing_and_frees_the_lock(tmp_path
     with pytest.raises(LookupError):
         log.extend(refuse)
     assert log.append("event", {}).index == 1
+
+
+def test_a_change_behind_the_back_of_an_open_log_is_noticed(tmp_path: Path):
+    """What was verified once is compared byte by byte, not trusted."""
+    path = tmp_path / "log"
+    log = log_of(path, 3)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b'"number":0', b'"number":9'))
+    with pytest.raises(IntegrityError, match="entry 0 is bad"):
+        log.append("event", {})
+    path.write_bytes(data)
+    assert log.append("event", {}).index == 3
 
 
 def test_two_writers_share_one_chain(tmp_path: Path):

@@ -33,6 +33,7 @@ def pld_epsilon(mechanisms: list[tuple[float, float, int]], delta: float) -> flo
 
 
 def events(mechanisms: list[tuple[float, float, int]]) -> list[Event]:
+    """Return the mechanisms as our events."""
     return [Event(noise_multiplier=noise, sample_rate=rate, steps=steps) for noise, rate, steps in mechanisms]
 
 

@@ -1,6 +1,8 @@
 """The ledger says no before the cap, counts before training, and survives any kill."""
 
 import math
+import subprocess
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +18,8 @@ from fedmed.privacy.plan import Event
 class SquareRootAccountant:
     """A toy: epsilon is the root of the summed steps over squared noise; strictly monotone and cheap."""
 
-    def epsilon(self, events: Sequence[Event], delta: float) -> float:
+    def epsilon(self, events: Sequence[Event], delta: float) -> float:  # noqa: ARG002  the protocol asks for it
+        """Return the toy's epsilon."""
         return math.sqrt(sum(e.steps * e.sample_rate**2 / e.noise_multiplier**2 for e in events))
 
 
@@ -25,6 +28,7 @@ EVENT = Event(noise_multiplier=1.0, sample_rate=0.1, steps=4)  # epsilon 0.2 alo
 
 
 def new(folder: Path, cap: float = 1.0) -> Ledger:
+    """Create a ledger in `folder`."""
     return Ledger.create(folder / "ledger", dataset="heart", cap_epsilon=cap, delta=1e-5, accountant=ACCOUNTANT)
 
 
@@ -73,7 +77,7 @@ def test_an_epsilon_that_is_not_a_number_is_refused(tmp_path: Path):
     """A broken accountant doesn't grant anything."""
 
     class Broken:
-        def epsilon(self, events: Sequence[Event], delta: float) -> float:
+        def epsilon(self, events: Sequence[Event], delta: float) -> float:  # noqa: ARG002  the protocol asks for it
             return math.nan
 
     ledger = Ledger.create(tmp_path / "l", dataset="heart", cap_epsilon=1, delta=1e-5, accountant=Broken())
@@ -338,6 +342,12 @@ def test_charges_at_the_same_time_never_pass_the_cap_together(tmp_path: Path):
         granted = sum(pool.map(charge, range(12)))
     assert granted == 5  # 0.2 * sqrt(5) = 0.447
     assert Ledger.open(tmp_path / "ledger", ACCOUNTANT).spent() <= 0.45
+
+
+def test_the_ledger_imports_no_torch():
+    """An administrator reads a budget without loading a training library."""
+    code = "import sys, fedmed.privacy.ledger; assert not {'torch', 'opacus'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603  our own interpreter
 
 
 def test_the_head_changes_with_every_entry(tmp_path: Path):

@@ -24,9 +24,11 @@ class NoNoise:
     """A source of zeros, to see what noise hides."""
 
     def normal(self, shape: int | tuple[int, ...]) -> np.ndarray:
+        """Return zeros."""
         return np.zeros(shape)
 
     def uniform(self, count: int) -> np.ndarray:
+        """Return zeros."""
         return np.zeros(count)
 
 

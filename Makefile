@@ -1,0 +1,48 @@
+# The two commands, `make simulate` and `make test`, do all the set-up that they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUN ?=
+
+.PHONY: help simulate test test-fast lint types contracts docs wheel check clean
+
+help:  ## Show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "FedMed needs Python 3.11 or newer, $(PYTHON) is older; set PYTHON=python3.x" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+simulate: $(STAMP)  ## Train a shared adapter across four synthetic hospitals (RUN="key=value ..." to change it)
+	$(BIN)/fedmed simulate $(RUN)
+
+test: $(STAMP)  ## Run the whole test suite
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+test-fast: $(STAMP)  ## Run the tests that take less than ten seconds each
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not slow"
+
+lint: $(STAMP)  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)  ## mypy --strict
+	$(BIN)/mypy
+
+contracts: $(STAMP)  ## import contracts
+	$(BIN)/lint-imports
+
+docs: $(STAMP)  ## Build the documentation, warnings are errors
+	$(BIN)/mkdocs build --strict --quiet --site-dir site-docs
+
+wheel: $(STAMP)  ## Build the wheel and test it in a clean environment
+	$(BIN)/python tests/wheel_check.py
+
+check: lint types contracts docs wheel test  ## All that CI runs
+
+clean:  ## Remove what was built
+	rm -rf $(VENV) dist build site-docs .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,85 @@
+"""Build the wheel, install it in a clean environment, and use it from another folder.
+
+Why it exists: an editable install also exposes `sites` and `tests`; only the wheel
+shows what users get. Run by `make wheel`; it prints what it saw and exits non-zero
+on the first difference.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+EXPECTED = {"fedmed", "fedmed_site", "fedmed_server", "fedmed_sim"}
+
+
+def main() -> None:
+    """Check the wheel."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        run(sys.executable, "-m", "build", "--wheel", "--outdir", str(work), str(ROOT))
+        wheel = next(work.glob("*.whl"))
+        check_content(wheel)
+        python = install(wheel, work)
+        fedmed = python.with_name("fedmed")
+        elsewhere = work / "elsewhere"
+        elsewhere.mkdir()
+        shown = run(str(fedmed), "simulate", "--cfg", "job", cwd=elsewhere)
+        expect("family: tabular-transformer" in shown, "the wheel's configuration is found")
+        page = run(
+            str(fedmed), "simulate", "engine=inprocess", "plan.rounds=1", "plan.local_steps=1", "out=runs",
+            "scenario.patients_per_site=120", "model=linear", cwd=elsewhere,
+        ).splitlines()[-1]  # fmt: skip
+        expect((Path(page) / "summary.json").is_file(), "the wheel runs a simulation and writes its summary")
+        bare = subprocess.run([str(python), "-c", "import sites"], capture_output=True, check=False, cwd=elsewhere)
+        expect(bare.returncode != 0, "the wheel exposes no bare `sites`")
+    print("wheel: all checks passed")
+
+
+def check_content(wheel: Path) -> None:
+    """Check that only our packages, the configuration and the typing marks are inside."""
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
+    expect(tops == EXPECTED, f"top-level packages are {sorted(EXPECTED)}, got {sorted(tops)}")
+    for needed in ("fedmed/conf/config.yaml", "fedmed/py.typed", "fedmed_sim/templates/report.html.j2"):
+        expect(needed in names, f"{needed} is in the wheel")
+
+
+def install(wheel: Path, work: Path) -> Path:
+    """Install the wheel alone in a new environment whose dependencies are this environment's; return its Python."""
+    venv.create(work / "env", with_pip=True)
+    python = work / "env" / "bin" / "python"
+    run(str(python), "-m", "pip", "install", "--quiet", "--no-deps", str(wheel))
+    ours = next(Path(sys.prefix).glob("lib/python*/site-packages"))
+    target = next((work / "env").glob("lib/python*/site-packages"))
+    bridge = work / "dependencies"
+    bridge.mkdir()
+    for entry in ours.iterdir():
+        if "fedmed" not in entry.name.lower():
+            (bridge / entry.name).symlink_to(entry)
+    (target / "dependencies.pth").write_text(f"{bridge}\n")
+    return python
+
+
+def run(*command: str, cwd: Path | None = None) -> str:
+    """Run a command and return its standard output; show everything if it fails."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
+def expect(condition: bool, what: str) -> None:  # noqa: FBT001  a predicate reads best in first place
+    """Exit unless `condition`; say what was seen otherwise."""
+    if not condition:
+        sys.exit(f"wheel: expected that {what}")
+    print(f"wheel: {what}")
+
+
+if __name__ == "__main__":
+    main()
