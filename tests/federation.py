@@ -4,14 +4,35 @@ Why it exists: most behaviour has nothing to do with Flower; this beats mocks,
 because every part but the wire is the one that ships.
 """
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from fedmed.data.schema import Column, DataSet, Schema, SplitRule, Target
+from fedmed.deid.policy import DeidPolicy
 from fedmed.exchange import Answer, Failure, Task
-from fedmed.records import Plan
+from fedmed.learning.ewc import Knowledge
+from fedmed.models import Architecture, build_module, save_base
+from fedmed.records import (
+    AggregationSpec,
+    ContinualSpec,
+    DataSpec,
+    ModelSpec,
+    Plan,
+    PrivacySpec,
+    TrainingSpec,
+    canonical_json,
+)
+from fedmed_server.aggregators import InsecureAggregator
 from fedmed_server.channel import Traffic
+from fedmed_server.study import StudyFolders, StudyRunner
 from fedmed_site.agent import SiteAgent
+from fedmed_site.home import SiteHome, SiteRecord
+from fedmed_site.policy import SitePolicy
 
 
 @dataclass
@@ -59,3 +80,132 @@ class SilentListener:
         self.failures.append(failure)
 
     def study_finished(self, plan: Plan) -> None: ...
+
+
+# --- a small consortium on disk ------------------------------------------------------------
+
+WARDS = ("north", "south")
+
+
+def tiny_dataset() -> DataSet:
+    """Return a data set of four features with a target that two of them decide."""
+    columns = (
+        Column(name="record", kind="identifier", role="patient-key"),
+        Column(name="patient_name", kind="text", role="direct-identifier"),
+        Column(name="ward", kind="category", role="feature", values=WARDS),
+        *(
+            Column(name=name, kind="number", role="feature", centre=0.0, scale=1.0, low=-50.0, high=50.0)
+            for name in ("pressure", "glucose")
+        ),
+        Column(name="ill", kind="binary", role="target", values=("0", "1"), required=True),
+    )
+    schema = Schema(
+        name="tiny",
+        file="{site}.csv",
+        columns=columns,
+        targets=(Target(name="ill", column="ill", one_of=("1",)),),
+        drop_first=True,
+    )
+    return DataSet(name="tiny", schema=schema, split=SplitRule(kind="hash", test_fraction=0.3))
+
+
+def write_table(path: Path, *, rows: int, seed: int) -> list[str]:
+    """Write a hospital's table and return the names of its patients."""
+    rng = np.random.default_rng(seed)
+    pressure, glucose = rng.normal(size=(2, rows))
+    south = rng.random(rows) < 0.5
+    ill = (np.where(south, glucose, pressure) + 0.3 * rng.normal(size=rows)) > 0
+    names = [f"Planted Person-{seed}-{index}" for index in range(rows)]
+    lines = ["record,patient_name,ward,pressure,glucose,ill"]
+    for index in range(rows):
+        figures = f"{pressure[index]:.4f},{glucose[index]:.4f},{int(ill[index])}"
+        lines.append(f"MRN{seed:03d}{index:05d},{names[index]},{WARDS[int(south[index])]},{figures}")
+    path.write_text("\n".join(lines) + "\n")
+    return names
+
+
+@dataclass(frozen=True)
+class Consortium:
+    """Prepared sites, the public base that all of them hold, and who their patients are."""
+
+    root: Path
+    homes: tuple[Path, ...]
+    base: Path
+    base_digest: str
+    dataset: DataSet
+    patients: tuple[str, ...]
+
+    def plan(self, **changes: Any) -> Plan:
+        """Return a small non-private plan of a linear model, with `changes` to its fields."""
+        plan = Plan(
+            study="tiny",
+            seed=7,
+            data=DataSpec(schema="tiny", schema_digest=self.dataset.schema.digest, target="ill"),
+            model=ModelSpec(family="linear", adapter="full"),
+            base_digest=self.base_digest,
+            training=TrainingSpec(rounds=3, local_steps=2, sample_rate=1.0, learning_rate=1.0),
+            privacy=PrivacySpec(trust_model="none"),
+            aggregation=AggregationSpec(kind="insecure", min_sites=2),
+            continual=ContinualSpec(strength=0.0, release_fisher=True),
+        )
+        return replace(plan, **changes)
+
+    def channel(self, plan: Plan) -> MemoryChannel:
+        """Return a channel to all sites under `plan`."""
+        return MemoryChannel(self.homes, canonical_json(plan))
+
+    def runner(
+        self, plan: Plan, state: Path, *, channel: MemoryChannel | None = None, knowledge: Knowledge | None = None
+    ) -> StudyRunner:
+        """Return a coordinator for `plan` that keeps its state in `state`."""
+        return StudyRunner(
+            plan,
+            StudyFolders(base=self.base, state=state),
+            channel=channel or self.channel(plan),
+            aggregator=InsecureAggregator(plan.aggregation),
+            knowledge=knowledge,
+            listener=SilentListener(),
+        )
+
+
+PRIVATE = PrivacySpec(
+    trust_model="local",
+    epsilon=50.0,
+    delta=1e-5,
+    noise_multiplier=1.0,
+    release_noise_multiplier=2.0,
+    noise="simulated-seed",
+)
+
+
+def build_consortium(root: Path, *, sites: int = 3, rows: int = 160, cap_epsilon: float | None = None) -> Consortium:
+    """Make `sites` prepared sites below `root`.
+
+    Args:
+        root: An empty folder.
+        sites: How many.
+        rows: Patients of each.
+        cap_epsilon: The cap of every site; None allows training without privacy.
+    """
+    dataset = tiny_dataset()
+    architecture = Architecture.of(ModelSpec(family="linear", adapter="full"), features=3, classes=2)
+    base_digest = save_base(root / "base", architecture, build_module(architecture, seed=0))
+    policy = SitePolicy(cap_epsilon=cap_epsilon, delta=1e-5, allow_simulated_noise=True)
+    homes, patients = [], []
+    for index in range(sites):
+        home = SiteHome.create(
+            root / "sites" / f"hospital-{index + 1}", SiteRecord(name=f"h{index + 1}", policy=policy)
+        )
+        table = root / f"h{index + 1}.csv"
+        patients += write_table(table, rows=rows, seed=index)
+        SiteAgent(home).datasets.prepare(table, dataset, DeidPolicy())
+        shutil.copytree(root / "base", home.models / base_digest)
+        homes.append(home.root)
+    return Consortium(
+        root=root,
+        homes=tuple(homes),
+        base=root / "base",
+        base_digest=base_digest,
+        dataset=dataset,
+        patients=tuple(patients),
+    )

@@ -39,7 +39,15 @@ from fedmed.privacy.descent import (
     require_positive,
     train_plain,
 )
-from fedmed.privacy.gradients import Capture, Loss, check_per_record, record_losses, trainable, training_mode
+from fedmed.privacy.gradients import (
+    Capture,
+    Loss,
+    check_per_record,
+    dropout_off,
+    record_losses,
+    trainable,
+    training_mode,
+)
 from fedmed.privacy.noise import Floats, NoiseSource
 from fedmed.privacy.plan import Event, merge
 from fedmed.privacy.release import clipped_sum, private_sum
@@ -158,7 +166,7 @@ def per_record_gradients(
 ) -> Iterator[Tensor]:
     """Yield (records, d) float32 gradients of at most `physical_batch` records at a time.
 
-    Columns follow `named_parameters()` of the trainable parameters, flattened. Rows may be
+    Dropout is off. Columns follow `named_parameters()` of the trainable parameters, flattened. Rows may be
     non-finite. The module is clean again when the iterator is exhausted or closed.
 
     Raises:
@@ -167,7 +175,7 @@ def per_record_gradients(
     """
     check_records(inputs, labels, physical_batch)
     parameters = trainable(module)
-    with training_mode(module), _capturing(module, loss, inputs, labels) as capture:
+    with training_mode(module), dropout_off(module), _capturing(module, loss, inputs, labels) as capture:
         for chunk in chunks(torch.arange(len(inputs)), physical_batch):
             captured = capture(inputs[chunk], labels[chunk])
             yield torch.cat(

@@ -77,6 +77,23 @@ def training_mode(module: nn.Module) -> Iterator[None]:
         raise ModelError(f"buffer {changed[0]!r} changed in training: it would release statistics without noise")
 
 
+@contextmanager
+def dropout_off(module: nn.Module) -> Iterator[None]:
+    """Hold every layer without trainable parameters of its own in eval mode: hooks need the others in training mode."""
+    quiet = [
+        layer
+        for layer in module.modules()
+        if layer.training and not any(value.requires_grad for value in layer.parameters(recurse=False))
+    ]
+    for layer in quiet:
+        layer.training = False
+    try:
+        yield
+    finally:
+        for layer in quiet:
+            layer.training = True
+
+
 def record_losses(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
     """Return one loss per record.
 
@@ -109,7 +126,7 @@ def check_per_record(module: nn.Module, *, loss: Loss, inputs: Tensor, labels: T
     """
     parameters = trainable(module)
     some_inputs, some_labels = _synthetic(inputs), _synthetic(labels)
-    with _quiet_containers(module):
+    with dropout_off(module):
         try:
             expected = [
                 _explicit(module, loss, parameters, some_inputs[row : row + 1], some_labels[row : row + 1])
@@ -183,23 +200,6 @@ def _synthetic(like: Tensor) -> Tensor:
     if like.is_floating_point() and like.ndim > 1:
         return torch.randn(shape, generator=generator).to(like)
     return torch.randint(0, 2, shape, generator=generator).to(like)
-
-
-@contextmanager
-def _quiet_containers(module: nn.Module) -> Iterator[None]:
-    """Hold every layer without trainable parameters of its own in eval mode, so that dropout stands still."""
-    quiet = [
-        layer
-        for layer in module.modules()
-        if layer.training and not any(value.requires_grad for value in layer.parameters(recurse=False))
-    ]
-    for layer in quiet:
-        layer.training = False
-    try:
-        yield
-    finally:
-        for layer in quiet:
-            layer.training = True
 
 
 def _restore(module: nn.Module, before: Mapping[str, Tensor]) -> list[str]:

@@ -194,7 +194,8 @@ def check_unspent(update_ids: tuple[bytes, ...], spent: tuple[bytes, ...]) -> No
     """Raise if an update whose survivors this site has certified is offered again.
 
     Two sums that differ in one site's update give that update away; the ids are taken before
-    rounding, because stochastic rounding makes two encodings of one update differ.
+    rounding, because stochastic rounding makes two encodings of one update differ. A segment
+    that repeats bit for bit is refused too, even one of zeros: leave it out by a length of 0.
     """
     if set(update_ids) & set(spent):
         raise RefusedError("update: expected one that no certified sum holds yet, got a spent one; train again")

@@ -1,5 +1,6 @@
 """The hash chain and its file: whole, ordered, durable, and loud about anything else."""
 
+import fcntl
 import json
 import math
 from pathlib import Path
@@ -195,6 +196,17 @@ def test_an_exception_in_the_decision_writes_nothing_and_frees_the_lock(tmp_path
     with pytest.raises(LookupError):
         log.extend(refuse)
     assert log.append("event", {}).index == 1
+
+
+def test_a_decision_holds_the_lock(tmp_path: Path):
+    """No writer can come between what a decision saw and what it writes."""
+    log = log_of(tmp_path / "log", 1)
+
+    def decide(_: object) -> None:
+        with (tmp_path / "log.lock").open("rb") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    log.extend(decide)
 
 
 def test_a_change_behind_the_back_of_an_open_log_is_noticed(tmp_path: Path):

@@ -120,6 +120,15 @@ def test_the_module_comes_back_clean_after_an_error(records: Records, loss: Loss
     ) if at == "step" else None
 
 
+def test_per_record_gradients_are_without_dropout(records: Records, loss: Loss):
+    """Fisher information is about the model, not about a random part of it; the mode comes back."""
+    module = nn.Sequential(nn.Linear(5, 50), nn.Dropout(0.5), nn.Linear(50, 1)).train()
+    inputs, labels = records
+    one, other = (torch.cat(list(per_record_gradients(module, loss=loss, inputs=inputs, labels=labels))) for _ in "ab")
+    assert torch.equal(one, other)
+    assert module[1].training
+
+
 def test_an_abandoned_iterator_cleans_up(records: Records, loss: Loss):
     """Closing the iterator of gradients early removes the hooks."""
     module = nn.Linear(5, 1)

@@ -18,7 +18,7 @@ from fedmed.privacy.plan import Event
 class SquareRootAccountant:
     """A toy: epsilon is the root of the summed steps over squared noise; strictly monotone and cheap."""
 
-    def epsilon(self, events: Sequence[Event], delta: float) -> float:  # noqa: ARG002  the protocol asks for it
+    def epsilon(self, events: Sequence[Event], delta: float) -> float:
         """Return the toy's epsilon."""
         return math.sqrt(sum(e.steps * e.sample_rate**2 / e.noise_multiplier**2 for e in events))
 
@@ -77,7 +77,7 @@ def test_an_epsilon_that_is_not_a_number_is_refused(tmp_path: Path):
     """A broken accountant doesn't grant anything."""
 
     class Broken:
-        def epsilon(self, events: Sequence[Event], delta: float) -> float:  # noqa: ARG002  the protocol asks for it
+        def epsilon(self, events: Sequence[Event], delta: float) -> float:
             return math.nan
 
     ledger = Ledger.create(tmp_path / "l", dataset="heart", cap_epsilon=1, delta=1e-5, accountant=Broken())

@@ -28,7 +28,7 @@ class Smooth:
         self.scale = scale
         self.calls = 0
 
-    def epsilon(self, events: Sequence[Event], delta: float) -> float:  # noqa: ARG002  the protocol asks for it
+    def epsilon(self, events: Sequence[Event], delta: float) -> float:
         """Return the toy's epsilon."""
         self.calls += 1
         return self.scale * math.sqrt(sum(e.steps * e.sample_rate**2 / e.noise_multiplier**2 for e in events))
@@ -37,7 +37,7 @@ class Smooth:
 class Cliff:
     """An accountant that is infinite below a threshold of noise."""
 
-    def epsilon(self, events: Sequence[Event], delta: float) -> float:  # noqa: ARG002  the protocol asks for it
+    def epsilon(self, events: Sequence[Event], delta: float) -> float:
         """Return the toy's epsilon."""
         return 0.5 if events[0].noise_multiplier >= 3.217 else math.inf
 

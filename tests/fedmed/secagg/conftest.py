@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedmed.secagg import client, masking, server, transcript, wire
-from fedmed.secagg.attempt import Deadline, Phase, ServerState
+from fedmed.secagg.attempt import Deadline, Outgoing, Phase, ServerState
 from fedmed.secagg.masking import Contribution
 from fedmed.secagg.messages import CoordinatorMessage, MaskRequest, Offer, SiteMessage, Turn
 from fedmed.secagg.roster import Policy, Roster, RosterEntry, Segment
@@ -125,6 +125,7 @@ class Cohort:
         width = len(str(size))
         self.names = tuple(f"site{index:0{width}}" for index in range(1, size + 1))
         self.lengths = lengths
+        self.pending: tuple[Outgoing, ...] = ()
         self.sites = {name: Site(name, seed, lengths) for name in self.names}
         self.roster = Roster(
             serial=1,
@@ -157,12 +158,16 @@ class Cohort:
         until: Phase | None = None,
         **arguments: object,
     ) -> ServerState:
-        """Run an attempt; `drops`: the phase from which a site is silent; `up`, `down` change messages."""
+        """Run an attempt; `drops`: the phase from which a site is silent; `up`, `down` change messages.
+
+        With `until` it stops when that phase begins and leaves what is not delivered in `pending`.
+        """
         drops = drops or {}
         state, out = server.begin(roster=self.roster, offer=offer or self.offer(), **arguments)
         queue = deque(out)
         while queue or state.phase not in (Phase.DONE, Phase.ABORTED):
             if state.phase is until:
+                self.pending = tuple(queue)
                 return state
             if not queue:
                 state, out = server.step(state, Deadline())

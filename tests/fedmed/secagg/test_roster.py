@@ -59,9 +59,7 @@ def test_an_old_edition_is_refused(bench: Any):
 )
 def test_the_table_of_thresholds(bench: Any, size: Any, corrupt: Any, threshold: Any):
     """The floors are those documented, and two certified survivor sets would need more sites than there are."""
-    policy = replace(bench.Cohort(3).roster.policy, max_corrupt=corrupt, n_min=max(3, corrupt + 2))
-    segments = tuple(segment for segment in policy.segments if segment.bits != 16)
-    policy = replace(policy, segments=segments)
+    policy = Policy(n_min=max(3, corrupt + 2), max_corrupt=corrupt, segments=(bench.DELTA, bench.AUX), max_weight=1.0)
     assert policy.threshold_floor(size) == threshold
     assert 2 * threshold > size + corrupt
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fedmed.errors import SiteFailureError
 from fedmed.secagg import masking, server
@@ -57,6 +59,13 @@ def test_a_full_round_gives_the_exact_sum(bench: Any):
 def test_one_drop_at_any_phase_leaves_an_exact_sum(bench: Any, drops: Any):
     """Four sites lose one at each phase in turn; the sum over the rest is exact."""
     check_assignment(bench, (NEVER, *drops, NEVER, NEVER))
+
+
+@settings(max_examples=40, deadline=None)
+@given(drops=st.lists(st.sampled_from([0, 1, 2, 3, 4, *[NEVER] * 6]), min_size=3, max_size=7), seed=st.integers(0, 99))
+def test_unmasking_inverts_masking_under_any_allowed_dropout(bench: Any, drops: list[int], seed: int):
+    """For any cohort, drops and updates: the bit-equal sum of the survivors, or a clean abort."""
+    check_assignment(bench, tuple(drops), seed=seed)
 
 
 @pytest.mark.slow

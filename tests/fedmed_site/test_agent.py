@@ -1,0 +1,268 @@
+"""Behaviour of the site agent: what it answers, what it refuses, what it charges and what it never lets out."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from federation import PRIVATE, Consortium, build_consortium
+
+from fedmed.audit import ChainLog
+from fedmed.exchange import Answer, Failure, Task
+from fedmed.privacy.ledger import Ledger
+from fedmed.records import DataSpec, Plan, canonical_json, digest
+from fedmed_site.agent import SiteAgent
+from fedmed_site.home import SiteHome, SiteRecord
+from fedmed_site.policy import SitePolicy
+
+
+@pytest.fixture
+def consortium(tmp_path: Path) -> Consortium:
+    """Return one prepared site without a cap."""
+    return build_consortium(tmp_path, sites=1)
+
+
+@pytest.fixture
+def capped(tmp_path: Path) -> Consortium:
+    """Return one prepared site with a cap of epsilon 50."""
+    return build_consortium(tmp_path, sites=1, cap_epsilon=50.0)
+
+
+def ask(consortium: Consortium, plan: Plan, action: str, number: int = 0, **arrays: np.ndarray) -> Answer | Failure:
+    """Send one task to the first site, through a freshly opened agent as after a restart."""
+    task = Task(action=action, plan_digest=digest(plan), round=number, arrays=arrays)
+    return SiteAgent.open(consortium.homes[0]).respond(canonical_json(plan), task)
+
+
+def model(size: int = 4, value: float = 0.0) -> np.ndarray:
+    """Return a model of the tiny linear architecture."""
+    return np.full(size, value, dtype=np.float32)
+
+
+def test_an_update_comes_back_with_its_weight(consortium: Consortium) -> None:
+    """A site answers a training task with a finite additive update and the number of its training records."""
+    answer = ask(consortium, consortium.plan(), "train.fit", model=model())
+    assert isinstance(answer, Answer)
+    assert answer.arrays["sum"].shape == (4,)
+    assert np.isfinite(answer.arrays["sum"]).all()
+    assert np.abs(answer.arrays["sum"]).max() > 0
+    assert 80 < answer.facts["weight"] < 140
+
+
+def test_a_repeated_question_gets_the_same_bytes_and_costs_nothing(capped: Consortium) -> None:
+    """After a crash the coordinator asks again; the site replays its answer, with system noise too, uncharged."""
+    plan = capped.plan(privacy=replace(PRIVATE, noise="system"))
+    first = ask(capped, plan, "train.fit", model=model())
+    spent = SiteAgent.open(capped.homes[0]).ledger("tiny").spent()
+    again = ask(capped, plan, "train.fit", model=model())
+    assert isinstance(first, Answer)
+    assert isinstance(again, Answer)
+    assert again.digest() == first.digest()
+    assert SiteAgent.open(capped.homes[0]).ledger("tiny").spent() == spent > 0
+
+
+def test_a_round_is_answered_for_one_model_only(capped: Consortium) -> None:
+    """A coordinator that asks twice for one round with another model would get two releases; it gets a refusal."""
+    plan = capped.plan(privacy=PRIVATE)
+    ask(capped, plan, "train.fit", model=model())
+    second = ask(capped, plan, "train.fit", model=model(value=0.5))
+    assert isinstance(second, Failure)
+    assert "already answered" in second.reason
+
+
+def test_a_lost_reply_is_not_drawn_again(capped: Consortium) -> None:
+    """If a stored answer that has left is deleted, the site refuses rather than release the round twice."""
+    plan = capped.plan(privacy=PRIVATE)
+    ask(capped, plan, "train.fit", model=model())
+    for reply in SiteHome(capped.homes[0]).replies.rglob("*.reply"):
+        reply.unlink()
+    again = ask(capped, plan, "train.fit", model=model())
+    assert isinstance(again, Failure)
+    assert again.code == "RefusedError"
+
+
+def test_the_charge_is_on_disk_before_training_starts(capped: Consortium, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A site that dies while training has counted the round already."""
+    seen: list[float] = []
+
+    def die(*_: object, **__: object) -> None:
+        seen.append(Ledger.open(SiteHome(capped.homes[0]).ledgers / "tiny.jsonl", _accountant()).spent())
+        raise MemoryError
+
+    monkeypatch.setattr("fedmed_site.agent.train_locally", die)
+    ask(capped, capped.plan(privacy=PRIVATE), "train.fit", model=model())
+    assert seen
+    assert seen[0] > 0
+
+
+def test_a_round_beyond_the_cap_is_refused_before_any_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refusal says what was asked, spent and left, and the model never sees a record."""
+    small = build_consortium(tmp_path, sites=1, cap_epsilon=0.5)
+    monkeypatch.setattr("fedmed_site.agent.train_locally", lambda *_, **__: pytest.fail("trained beyond the cap"))
+    failure = ask(small, small.plan(privacy=PRIVATE), "train.fit", model=model())
+    assert isinstance(failure, Failure)
+    assert failure.code == "BudgetError"
+    assert "0.5" in failure.reason
+
+
+def test_unprotected_training_is_refused_at_a_capped_site(capped: Consortium) -> None:
+    """A site with a budget never trains without differential privacy."""
+    failure = ask(capped, capped.plan(), "train.fit", model=model())
+    assert isinstance(failure, Failure)
+    assert "differential privacy" in failure.reason
+
+
+def test_unprotected_training_makes_the_spent_budget_infinite(consortium: Consortium) -> None:
+    """Whoever reads the ledger later sees that protection was given up."""
+    ask(consortium, consortium.plan(), "train.fit", model=model())
+    assert SiteAgent.open(consortium.homes[0]).ledger("tiny").spent() == math.inf
+
+
+def test_noise_that_repeats_is_refused_outside_a_simulation(tmp_path: Path) -> None:
+    """A plan with seeded noise is refused by a site whose policy does not allow it."""
+    consortium = build_consortium(tmp_path, sites=1, cap_epsilon=50.0)
+    home = SiteHome(consortium.homes[0])
+    strict = SiteRecord(name="h1", policy=SitePolicy(cap_epsilon=50.0, delta=1e-5))
+    home.record_path.write_bytes(canonical_json(strict))
+    failure = ask(consortium, consortium.plan(privacy=PRIVATE), "train.fit", model=model())
+    assert isinstance(failure, Failure)
+    assert failure.code == "RefusedError"
+
+
+def test_two_sites_with_one_seed_draw_different_noise(tmp_path: Path) -> None:
+    """Seeded noise depends on the site, so it does not cancel or add up between sites."""
+    consortium = build_consortium(tmp_path, sites=2, cap_epsilon=50.0)
+    plan = consortium.plan(privacy=replace(PRIVATE, noise_multiplier=40.0))
+    task = Task(action="train.fit", plan_digest=digest(plan), arrays={"model": model()})
+    answers = [SiteAgent.open(home).respond(canonical_json(plan), task) for home in consortium.homes]
+    first, second = (answer.arrays["sum"] for answer in answers if isinstance(answer, Answer))
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.999
+    assert not np.allclose(first, second, rtol=0.05)
+
+
+def test_another_plan_than_the_announced_one_is_refused(consortium: Consortium) -> None:
+    """A task whose digest does not match the plan that came with the run is not answered."""
+    plan = consortium.plan()
+    task = Task(action="train.fit", plan_digest="0" * 64, arrays={"model": model()})
+    failure = SiteAgent.open(consortium.homes[0]).respond(canonical_json(plan), task)
+    assert isinstance(failure, Failure)
+    assert "another plan" in failure.reason
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"schema": "../../etc"}, "holds no data set"),
+        ({"schema_digest": "0" * 64}, "expected schema"),
+    ],
+)
+def test_data_that_the_site_does_not_hold_is_refused(
+    consortium: Consortium, change: dict[str, str], expected: str
+) -> None:
+    """A plan that names unknown data, a path, or another schema version is refused."""
+    plan = consortium.plan()
+    failure = ask(consortium, replace(plan, data=replace(plan.data, **change)), "train.fit", model=model())
+    assert isinstance(failure, Failure)
+    assert expected in failure.reason
+
+
+def test_another_base_model_is_refused(consortium: Consortium) -> None:
+    """A base whose bytes changed after the digest was agreed is never trained on."""
+    plan = consortium.plan()
+    weights = SiteHome(consortium.homes[0]).models / plan.base_digest / "model.safetensors"
+    damaged = bytearray(weights.read_bytes())
+    damaged[-1] ^= 1
+    weights.write_bytes(damaged)
+    failure = ask(consortium, plan, "train.fit", model=model())
+    assert isinstance(failure, Failure)
+    assert failure.code == "IntegrityError"
+
+
+def test_an_unforeseen_error_leaves_without_its_text(consortium: Consortium, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower sends exception text to the coordinator; ours is a reference to the site's own log."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("row of Planted Person-0-3, pressure 180")
+
+    monkeypatch.setattr("fedmed_site.agent.train_locally", fail)
+    failure = ask(consortium, consortium.plan(), "train.fit", model=model())
+    assert isinstance(failure, Failure)
+    assert "Planted" not in failure.reason
+    reference = failure.reason.split()[-1]
+    log = SiteHome(consortium.homes[0]).log_path.read_text()
+    assert reference in log
+    assert "Planted Person-0-3" in log
+
+
+def test_altered_data_is_not_trained_on(consortium: Consortium) -> None:
+    """A table that the audit log does not vouch for byte by byte is refused."""
+    table = SiteHome(consortium.homes[0]).data("tiny") / "table.parquet"
+    table.write_bytes(table.read_bytes() + b"\0")
+    failure = ask(consortium, consortium.plan(), "train.fit", model=model())
+    assert isinstance(failure, Failure)
+    assert failure.code in {"IntegrityError", "internal"}
+
+
+def test_an_evaluation_sends_nothing_back(consortium: Consortium) -> None:
+    """Metrics of held-out patients are a release; they stay in the site's folder."""
+    plan = consortium.plan()
+    answer = ask(consortium, plan, "evaluate.held_out", model=model())
+    assert isinstance(answer, Answer)
+    assert not answer.arrays
+    assert not answer.facts
+    (record,) = SiteAgent.open(consortium.homes[0]).evaluations.read(digest(plan))
+    assert record.stage == "final"
+    assert len(record.scores) == record.records == len(record.labels)
+
+
+def test_fisher_information_leaves_only_if_the_plan_asks(consortium: Consortium) -> None:
+    """A coordinator can't collect a release that the plan does not name."""
+    plan = consortium.plan()
+    silent = replace(plan, continual=replace(plan.continual, release_fisher=False))
+    assert isinstance(ask(consortium, plan, "train.fisher", model=model()), Answer)
+    assert isinstance(ask(consortium, silent, "train.fisher", model=model()), Failure)
+
+
+def test_a_cohort_below_the_floor_is_refused(tmp_path: Path) -> None:
+    """A site does not train on fewer records than its policy's floor."""
+    consortium = build_consortium(tmp_path, sites=1, rows=160)
+    home = SiteHome(consortium.homes[0])
+    policy = replace(home.record().policy, min_records=1000)
+    home.record_path.write_bytes(canonical_json(SiteRecord(name="h1", policy=policy)))
+    failure = ask(consortium, consortium.plan(), "train.fit", model=model())
+    assert isinstance(failure, Failure)
+    assert "1000 records" in failure.reason
+
+
+def test_own_statistics_are_charged_under_privacy(capped: Consortium) -> None:
+    """Per-site normalisation looks at patients, so a private site charges it beside the training."""
+    plan = capped.plan(privacy=PRIVATE)
+    data: DataSpec = replace(plan.data, normalisation="site")
+    assert isinstance(ask(capped, replace(plan, data=data), "train.fit", model=model()), Answer)
+    assert len(SiteAgent.open(capped.homes[0]).ledger("tiny").events()) == 2
+
+
+def test_federated_statistics_must_come_with_the_round(consortium: Consortium) -> None:
+    """A plan that normalises by federated statistics can't silently train without them."""
+    plan = consortium.plan()
+    plan = replace(plan, data=replace(plan.data, normalisation="federated"))
+    without = ask(consortium, plan, "train.fit", model=model())
+    arrays = {"mean": np.zeros(3, np.float32), "scale": np.ones(3, np.float32)}
+    assert isinstance(without, Failure)
+    assert isinstance(ask(consortium, plan, "train.fit", model=model(), **arrays), Answer)
+
+
+def test_every_answer_is_in_the_audit_log(consortium: Consortium) -> None:
+    """The site's own log names each answer that left by plan, action, round and digest, and verifies."""
+    plan = consortium.plan()
+    answer = ask(consortium, plan, "train.fit", model=model())
+    assert isinstance(answer, Answer)
+    last = ChainLog(SiteHome(consortium.homes[0]).audit_path).entries()[-1]
+    assert (last.kind, last.body["action"], last.body["answer"]) == ("answer", "train.fit", answer.digest())
+
+
+def _accountant() -> object:
+    from fedmed.privacy.engine import PrvAccountant  # noqa: PLC0415  only this helper needs it
+
+    return PrvAccountant()
