@@ -104,7 +104,8 @@ def step(state: ServerState, event: Event) -> _Step:
         return (state, ()) if row is None else _close(state, row)
     _require_ours(state, event)
     if isinstance(event, Refusal):
-        return _advance(_fault(state, event.site, f"refused: {event.reason}"), ()) if row else (state, ())
+        known = row is None or event.site in state.out
+        return (state, ()) if known else _advance(_fault(state, event.site, f"refused: {event.reason}"), ())
     if row is None or not isinstance(event, row.event):
         return _off_phase(state, event), ()
     if event.site in row.came(state) or event.site in state.out:
@@ -206,7 +207,9 @@ def _close(state: ServerState, row: Row) -> _Step:
 
 def _abort(state: ServerState, why: str) -> _Step:
     turn = state.offer.turn
-    failure = f"secure aggregation of {turn} aborted: {why}; retry as attempt {turn.attempt + 1}"
+    # Sites that may have certified refuse the same update again, whatever the attempt.
+    anew = " after training again" if state.h3 else ""
+    failure = f"secure aggregation of {turn} aborted: {why}; retry as attempt {turn.attempt + 1}{anew}"
     out = tuple(Outgoing(site=site, message=Abort(turn=turn)) for site in state.offer.cohort)
     return replace(state, phase=Phase.ABORTED, failure=failure, totals=(), unmasked={}), out
 

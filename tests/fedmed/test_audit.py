@@ -110,7 +110,7 @@ def test_a_log_is_readable_by_its_owner_only(tmp_path: Path):
 def test_a_log_cut_at_any_byte_keeps_every_committed_entry(tmp_path: Path):
     """A kill in the middle of an append leaves the entries before it, and the next append goes on from there."""
     path = tmp_path / "log"
-    log = log_of(path, 3)
+    log = log_of(path, 2)
     data = path.read_bytes()
     for size in range(len(data) + 1):
         path.write_bytes(data[:size])
