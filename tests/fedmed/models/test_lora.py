@@ -21,7 +21,8 @@ RECORDS = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
 def base() -> nn.Module:
     """Return a base with a head that says something."""
     module = build_module(Architecture.of(LORA, features=5, classes=2), seed=3)
-    nn.init.constant_(module.head.weight, 0.3)  # type: ignore[arg-type, union-attr]
+    with torch.no_grad():
+        module.head.weight.copy_(torch.linspace(-1, 2, 8)[None])  # type: ignore[union-attr, operator]
     return module
 
 
@@ -57,6 +58,7 @@ def test_an_adapter_starts_as_the_identity(spec: ModelSpec):
     """The first round's model is the public base, whatever the seed."""
     with torch.no_grad():
         expected = base()(RECORDS)
+        assert float(expected.abs().max()) > 0.1
         for seed in (0, 1):
             assert torch.allclose(attach_adapter(base(), spec, seed=seed)(RECORDS), expected, atol=1e-6)
 
@@ -69,7 +71,7 @@ def test_a_trained_adapter_is_not_the_identity():
         for part in ("lora_B", "modules_to_save"):
             parameter = next(p for name, p in adapted.named_parameters() if part in name)
             before = parameter.clone()
-            parameter.fill_(1.0)
+            parameter.add_(torch.arange(parameter.numel()).view_as(parameter) / 8)
             assert not torch.allclose(adapted(RECORDS), start, atol=1e-3)
             parameter.copy_(before)
 

@@ -578,8 +578,15 @@ def test_an_early_advert_is_used_once(cohort: Any):
             requests.append(message)
         return message
 
-    cohort.assert_exact(cohort.play(cohort.offer(round=2), early=early, down=down))
     site = cohort.sites["site1"]
+    used = []
+
+    def up(name: str, message: Any) -> Any:
+        used.append(cohort.sites[name].state.early)
+        return message
+
+    cohort.assert_exact(cohort.play(cohort.offer(round=2), early=early, down=down, up=up))
+    assert set(used) == {None}
     with pytest.raises(ProtocolError, match="expected an offer first"):
         site.answer(requests[0], cohort.roster)
     assert "expected a turn after" in site.answer(cohort.offer(round=2), cohort.roster).reason

@@ -110,6 +110,8 @@ def test_a_site_that_lost_its_update_drops_out(bench: Any, case: Any):
 
     cohort.play(down=down)
     assert isinstance(replies[0], Refusal)
+    expected = "expected the one that was masked before" if case == "other" else "expected one for this round, got none"
+    assert expected in replies[0].reason
     assert "drops out" in replies[0].reason
     assert site.state.phase is SitePhase.IDLE
 
