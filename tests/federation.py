@@ -193,9 +193,8 @@ def build_consortium(root: Path, *, sites: int = 3, rows: int = 160, cap_epsilon
     policy = SitePolicy(cap_epsilon=cap_epsilon, delta=1e-5, allow_simulated_noise=True)
     homes, patients = [], []
     for index in range(sites):
-        home = SiteHome.create(
-            root / "sites" / f"hospital-{index + 1}", SiteRecord(name=f"h{index + 1}", policy=policy)
-        )
+        record = SiteRecord(name=f"h{index + 1}", policy=policy)
+        home = SiteHome.create(root / "sites" / record.name, record, pseudonym_key=bytes([index]) * 32)
         table = root / f"h{index + 1}.csv"
         patients += write_table(table, rows=rows, seed=index)
         SiteAgent(home).datasets.prepare(table, dataset, DeidPolicy())

@@ -14,6 +14,7 @@ Layout of a run's folder:
 What it does not do: train.
 """
 
+import hashlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -111,11 +112,12 @@ def prepare_sites(settings: SimulationSettings, folder: RunFolder) -> tuple[str,
         raise ConfigError(f"secagg.min_sites: the data has {len(names)} sites, got {settings.secagg.min_sites}")
     reports: dict[str, DeidReport] = {}
     for name in names:
+        source = locate(root, settings.data.schema, name)
         if not SiteHome(folder.sites / name).record_path.is_file():
-            SiteHome.create(folder.sites / name, SiteRecord(name=name, policy=_policy(settings)))
+            record = SiteRecord(name=name, policy=_policy(settings))
+            SiteHome.create(folder.sites / name, record, pseudonym_key=_pseudonym_key(settings, name, source))
         agent = SiteAgent.open(folder.sites / name)
         if not agent.datasets.holds(settings.data.name):
-            source = locate(root, settings.data.schema, name)
             reports[name] = agent.datasets.prepare(source, settings.data, DeidPolicy())
         for view in views(settings):
             for split in ("train", "test"):
@@ -170,6 +172,15 @@ def _raw_tables(settings: SimulationSettings, folder: RunFolder) -> tuple[Path, 
         planted = sorted({identifier for truth in truths for identifier in truth.identifiers()})
         write_atomic(folder.planted, canonical_json(planted))
     return folder.hospitals, sites_under(folder.hospitals, settings.data.schema)
+
+
+def _pseudonym_key(settings: SimulationSettings, name: str, source: Path) -> bytes:
+    """Return a simulated site's key: the same for the same seed and table, so that runs repeat.
+
+    It depends on the table's bytes, so whoever has only the tokens and the seed can't make it again.
+    """
+    table = hashlib.sha256(source.read_bytes()).digest()
+    return hashlib.sha256(b"FedMed-simulated-site/v1\0" + canonical_json([settings.seed, name]) + table).digest()
 
 
 def _no_root(data: DataSet) -> str:

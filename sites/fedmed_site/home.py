@@ -18,10 +18,10 @@ Layout (version 1):
 What it does not do: interpret any of it.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedmed.deid.pseudonyms import KEY_BYTES
 from fedmed.errors import UsageError
 from fedmed.files import write_atomic
 from fedmed.records import canonical_json, decode, require
@@ -49,18 +49,25 @@ class SiteHome:
     root: Path
 
     @classmethod
-    def create(cls, root: Path, record: SiteRecord) -> "SiteHome":
-        """Make a new site folder with fresh keys.
+    def create(cls, root: Path, record: SiteRecord, *, pseudonym_key: bytes) -> "SiteHome":
+        """Make a new site folder.
+
+        Args:
+            root: Created if absent.
+            record: Name and policy.
+            pseudonym_key: 32 secret bytes; a real site draws them from its operating system.
 
         Raises:
-            UsageError: There is a site already.
+            UsageError: There is a site already, or the key has another length.
         """
+        if len(pseudonym_key) != KEY_BYTES:
+            raise UsageError(f"expected a pseudonym key of {KEY_BYTES} bytes, got {len(pseudonym_key)}")
         home = cls(root)
         if home.record_path.exists():
             raise UsageError(f"expected no site in {root}, found one; choose another folder")
         for folder in (root, home.keys, home.ledgers, home.models, home.replies, home.evaluations, home.normalisation):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomic(home.pseudonym_key_path, os.urandom(32))
+        write_atomic(home.pseudonym_key_path, pseudonym_key)
         write_atomic(home.record_path, canonical_json(record))
         return home
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -27,6 +27,7 @@ def encode(values: Any, segment: Any, *, weight: Any = 1.0, max_weight: Any = 1.
     return masking.encode(values, segment, weight=weight, max_weight=max_weight, rounding=seed)
 
 
+@settings(deadline=None)
 @given(
     values=hnp.arrays(np.float64, st.integers(1, 40), elements=st.floats(-3, 3)),
     weight=st.floats(0.01, 1),
@@ -39,6 +40,7 @@ def test_decoding_an_encoding_is_within_one_step(bench: Any, values: Any, weight
     assert np.abs(error).max() <= 2.0**-bench.DELTA.fraction_bits
 
 
+@settings(deadline=None)
 @given(
     seeds=st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=4),
     name=st.sampled_from(["DELTA", "AUX", "HALF"]),

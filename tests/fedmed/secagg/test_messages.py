@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmed.errors import ProtocolError
@@ -52,6 +52,7 @@ def test_truncated_and_padded_messages_are_refused(bench: Any):
                 wire.decode(broken)
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=200), kind=st.integers(0, 20))
 def test_random_bytes_are_refused_with_a_protocol_error(data: Any, kind: Any):
     """Whatever comes, the reader raises its own error and nothing else."""
@@ -105,6 +106,7 @@ def test_a_malformed_record_does_not_exist(make: Any):
         make()
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.binary(max_size=6), max_size=4).map(tuple), min_size=2, max_size=2, unique=True))
 def test_different_fields_have_different_hashes(pair: Any):
     """No two lists of fields share a digest or a packed form: lengths separate them."""

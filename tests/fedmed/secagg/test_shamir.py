@@ -4,13 +4,14 @@ import itertools
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmed.errors import ProtocolError, UsageError
 from fedmed.secagg import shamir
 
 
+@settings(deadline=None)
 @given(secret=st.binary(min_size=32, max_size=32), data=st.data(), seed=st.integers(0, 2**32))
 def test_any_threshold_of_shares_rebuilds_the_secret(bench: Any, secret: Any, data: Any, seed: Any):
     """Every choice of t or more shares gives the secret back."""
