@@ -12,6 +12,7 @@ What it does not do: know what the records mean; `records.build` checks them.
 """
 
 import contextlib
+import itertools
 import os
 import re
 import sys
@@ -22,7 +23,8 @@ from typing import TypeVar
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -36,6 +38,7 @@ _MULTIRUN_FLAGS = ("-m", "--multirun")
 _MISSING_OPTION = re.compile(
     r"Could not find '([^']+)'(?:.*?Available options in '[^']+':\n(.*?)\n\s*Config search path)?", re.DOTALL
 )
+_UNKNOWN_KEY = re.compile(r"Could not override '([^']+)'")
 _INTERNAL = ("full_key:", "object_type", "To append to your config", "Set the environment", "See https://")
 
 
@@ -100,9 +103,14 @@ def run_command(kind: type[Record], arguments: Sequence[str], task: Callable[[Re
         FedMedError: Whatever `task` raises.
     """
     sweeping = any(argument in _MULTIRUN_FLAGS for argument in arguments)
+    if sweeping:  # Hydra takes no override before this flag
+        arguments = ["--multirun", *(argument for argument in arguments if argument not in _MULTIRUN_FLAGS)]
     if not sweeping and not any(argument.split("=")[0] in _HYDRA_FLAGS for argument in arguments):
         task(compose(kind, arguments), None)
         return
+    if sweeping:
+        for overrides in _combinations([argument for argument in arguments if not argument.startswith("-")]):
+            compose(kind, overrides)
 
     def job(composed: DictConfig) -> None:
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
@@ -111,6 +119,19 @@ def run_command(kind: type[Record], arguments: Sequence[str], task: Callable[[Re
     decorated = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(job)
     with _translated(), _command_line(arguments):
         decorated()
+
+
+def _combinations(overrides: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yield the overrides of every job of a sweep, as Hydra's basic sweeper will form them."""
+    with _translated():
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    choices = [
+        [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()]
+        if o.is_sweep_override()
+        else [str(o.input_line)]
+        for o in parsed
+    ]
+    yield from itertools.product(*choices)
 
 
 @contextlib.contextmanager
@@ -142,10 +163,25 @@ def _one_line(error: BaseException) -> str:
     """Return Hydra's complaint without line breaks, search paths and hints to Hydra's internals."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
     text = str(error) if cause is None else f"{error}: {cause}"
-    found = _MISSING_OPTION.search(text)
-    if found:
-        group, _, option = found[1].rpartition("/")
-        options = ", ".join(line.strip() for line in (found[2] or "").splitlines())
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: expected key=value or group=option; quote values with special characters"
+    missing = _MISSING_OPTION.search(text)
+    if missing:
+        group, _, option = missing[1].rpartition("/")
+        options = ", ".join(line.strip() for line in (missing[2] or "").splitlines())
         return f"{group or 'config'}: there is no option {option!r}; it takes one of: {options or 'see --help'}"
+    unknown = _UNKNOWN_KEY.search(text)
+    if unknown:
+        return f"{unknown[1]}: unknown key; expected one of: {', '.join(_keys_beside(unknown[1]))}"
     lines = [line.strip() for line in text.splitlines()]
     return " ".join(line for line in lines if line and not line.startswith(_INTERNAL))
+
+
+def _keys_beside(key: str) -> list[str]:
+    """Return the keys of the default configuration that stand where `key` was looked for."""
+    parent = key.rpartition(".")[0]
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+        whole = hydra.compose("config")
+    node = OmegaConf.select(whole, parent) if parent else whole
+    return sorted(str(name) for name in (node if isinstance(node, DictConfig) else whole))

@@ -16,6 +16,7 @@ What it does not do: read YAML (see `config`) or touch files.
 import dataclasses
 import hashlib
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -84,9 +85,34 @@ def build(value: object, kind: type[Record], *, at: str = "") -> Record:
     try:
         return msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
-        text, _, path = str(error).partition(" - at `$")
-        key = ".".join(part for part in (at, path.strip("`.")) if part) or kind.__name__
-        raise ConfigError(f"{key}: {_lower_first(text)}; got {_show(value, path)}") from None
+        raise ConfigError(_complaint(str(error), value, kind, at)) from None
+
+
+def _complaint(text: str, value: object, kind: Any, at: str) -> str:
+    """Return msgspec's complaint as `key: what it takes, got ...`, or a record's own with its key in front."""
+    text, _, path = text.partition(" - at `$")
+    path = path.strip("`.")
+    key = ".".join(part for part in (at, path) if part) or kind.__name__
+    if text.startswith("Invalid enum value"):
+        options = ", ".join(str(option) for option in typing.get_args(_kind_at(kind, path)))
+        return f"{key}: expected one of: {options}; got {_show(value, path)}"
+    if text.startswith("Expected"):
+        expected = text.split(", got ")[0].replace("Expected ", "").replace("`", "").replace(" | ", " or ")
+        return f"{key}: expected {expected}, got {_show(value, path)}"
+    if text.startswith("Object missing"):
+        return f"{key}: {text[:1].lower()}{text[1:]}"
+    joint = "." if re.match(r"[a-z_]+ must ", text) and path else ": "
+    return f"{key}{joint}{text}"
+
+
+def _kind_at(kind: Any, path: str) -> Any:
+    """Return the type of the field at msgspec's `path` below the record type `kind`."""
+    for part in re.split(r"[.\[]", path):
+        if part.endswith("]"):
+            kind = typing.get_args(kind)[0]
+        elif dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            kind = typing.get_type_hints(kind).get(part, kind)
+    return kind
 
 
 def _refuse_unknown(value: object, kind: Any, at: str) -> None:
@@ -123,10 +149,6 @@ def _show(value: object, path: str) -> str:
     if isinstance(value, str | int | float | bool) or value is None:
         return repr(value)
     return f"a {type(value).__name__}"
-
-
-def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:]
 
 
 def require(condition: bool, message: str) -> None:  # noqa: FBT001  a predicate reads best in first place

@@ -22,10 +22,7 @@ import msgspec
 
 from fedmed import config
 from fedmed.errors import UsageError
-from fedmed_sim.console import RunConsole
-from fedmed_sim.harness import Simulation
-from fedmed_sim.preparation import RunFolder
-from fedmed_sim.report import write_report
+from fedmed_sim.folder import RunFolder
 from fedmed_sim.settings import SimulationSettings
 
 
@@ -60,6 +57,10 @@ def _resume(root: Path) -> None:
 
 
 def _run(settings: SimulationSettings, folder: RunFolder) -> None:
+    from fedmed_sim.console import RunConsole  # noqa: PLC0415  torch takes seconds; a typing mistake need not wait
+    from fedmed_sim.harness import Simulation  # noqa: PLC0415  likewise
+    from fedmed_sim.report import write_report  # noqa: PLC0415  likewise
+
     with _interruptible(f"resume with: fedmed simulate resume={folder.root}"), RunConsole() as console:
         console.say(f"Run folder {folder.root}; if it is stopped: fedmed simulate resume={folder.root}")
         simulation = Simulation(settings, folder, listener=console)

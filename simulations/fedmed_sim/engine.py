@@ -20,7 +20,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -39,7 +39,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.federation import NoOpFederationManager
 from flwr.superlink.grid import InMemoryGrid
 
-EngineKind = Literal["ray", "inprocess"]
+from fedmed_sim.settings import EngineKind
+
 RunConfig = dict[str, str]
 PARTITION_KEY = "partition-id"
 _QUIET = {

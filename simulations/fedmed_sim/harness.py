@@ -36,8 +36,9 @@ from fedmed_server.result import StudyResult, load_knowledge, load_result
 from fedmed_server.server_app import PLAN_DIGEST_KEY, PLAN_KEY, build_server_app
 from fedmed_server.study import Listener, StudyFolders
 from fedmed_sim.engine import Engine, open_engine, partition_of
+from fedmed_sim.folder import RunFolder
 from fedmed_sim.leaks import LeakReport, LeakSearch
-from fedmed_sim.preparation import RunFolder, planted_identifiers, prepare_base, prepare_sites
+from fedmed_sim.preparation import planted_identifiers, prepare_base, prepare_sites
 from fedmed_sim.settings import SimulationSettings, plan_of, privacy_spec, sequence_digest, without_consolidation
 from fedmed_sim.summary import (
     SUMMARY_VERSION,

@@ -3,21 +3,12 @@
 Why it exists: every mistake in the data shows here, before Flower or Ray start, as
 one line that names file, column and cure.
 
-Layout of a run's folder:
-    config.yaml            what was run
-    hospitals/             raw tables of synthetic hospitals (real ones stay where they are)
-    sites/NAME/            one folder per site, as on an appliance
-    coordinator/           all that a coordinator has: base, checkpoints, results
-    what-if/               copies for the arm without consolidation
-    summary.json, index.html, metrics.csv, plots/
-
 What it does not do: train.
 """
 
 import hashlib
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -30,6 +21,7 @@ from fedmed.files import write_atomic
 from fedmed.learning.pretrain import pretrain_base
 from fedmed.models import Architecture, build_module, folder_digest, save_base
 from fedmed.records import canonical_json
+from fedmed_sim.folder import RunFolder
 from fedmed_sim.hospitals import write_hospitals
 from fedmed_sim.settings import SimulationSettings, views
 from fedmed_site.agent import SiteAgent
@@ -37,67 +29,6 @@ from fedmed_site.home import SiteHome, SiteRecord
 from fedmed_site.policy import SitePolicy
 
 SYNTHETIC = "synthetic"
-
-
-@dataclass(frozen=True, slots=True)
-class RunFolder:
-    """Where things are in a run's folder."""
-
-    root: Path
-
-    @property
-    def config(self) -> Path:
-        """What was run."""
-        return self.root / "config.yaml"
-
-    @property
-    def hospitals(self) -> Path:
-        """Raw tables of synthetic hospitals."""
-        return self.root / "hospitals"
-
-    @property
-    def planted(self) -> Path:
-        """Every identifier that the synthetic hospitals invented."""
-        return self.hospitals / "planted.json"
-
-    @property
-    def sites(self) -> Path:
-        """One folder per site."""
-        return self.root / "sites"
-
-    @property
-    def coordinator(self) -> Path:
-        """All that a coordinator has."""
-        return self.root / "coordinator"
-
-    @property
-    def base(self) -> Path:
-        """The public base model."""
-        return self.coordinator / "base"
-
-    def study(self, index: int) -> Path:
-        """State and result of a study, counted from 0."""
-        return self.coordinator / f"study-{index + 1}"
-
-    @property
-    def what_if(self) -> Path:
-        """Copies of the sites, and the coordinator, of the arm without consolidation."""
-        return self.root / "what-if"
-
-    @property
-    def deidentification(self) -> Path:
-        """What de-identification did, by site."""
-        return self.root / "deidentification.json"
-
-    @property
-    def seconds(self) -> Path:
-        """Seconds by phase so far."""
-        return self.root / "seconds.json"
-
-    @property
-    def summary(self) -> Path:
-        """The result for scripts."""
-        return self.root / "summary.json"
 
 
 def prepare_sites(settings: SimulationSettings, folder: RunFolder) -> tuple[str, ...]:

@@ -25,9 +25,10 @@ from fedmed.deid.policy import DeidPolicy
 from fedmed.deid.tabular import TABLE_FILE
 from fedmed.files import write_atomic
 from fedmed.records import Plan
+from fedmed_sim.folder import RunFolder
 from fedmed_sim.harness import read_evaluations
 from fedmed_sim.plots import plot_accuracy, plot_budget, plot_forgetting
-from fedmed_sim.preparation import RunFolder, deidentification_reports
+from fedmed_sim.preparation import deidentification_reports
 from fedmed_sim.settings import SimulationSettings, without_consolidation
 from fedmed_sim.summary import Evaluations, Summary, accuracy_by_site
 from fedmed_site.home import SiteHome

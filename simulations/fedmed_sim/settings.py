@@ -27,7 +27,8 @@ from fedmed.records import (
     digest,
     require,
 )
-from fedmed_sim.engine import EngineKind
+
+EngineKind = Literal["ray", "inprocess"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

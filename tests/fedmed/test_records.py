@@ -143,27 +143,30 @@ def test_infinity_is_not_a_setting(valid: Any, field: str):
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "message"),
+    ("path", "value", "said"),
     [
-        ("study", 3, "study: expected `str`, got `int`; got 3"),
-        ("training.rounds", "ten", "training.rounds: expected `int`, got `str`; got 'ten'"),
-        ("training.rounds", 2.5, "training.rounds: expected `int`, got `float`; got 2.5"),
-        ("training.rounds", True, "training.rounds: expected `int`, got `bool`; got True"),
-        ("training.sample_rate", None, "training.sample_rate: expected `float`, got `null`; got None"),
-        ("training.sample_rate", 1.5, "training: sample_rate must be in (0, 1], got 1.5"),
-        ("model.family", "cnn", "model.family: invalid enum value 'cnn'; got 'cnn'"),
-        ("data.cohort", "ward", "data.cohort: expected `array`, got `str`; got 'ward'"),
-        ("continual.earlier", [{"schema": "s"}], "continual.earlier[0]: object missing required field `schema_digest`"),
-        ("privacy", 8, "privacy: expected `object`, got `int`; got 8"),
-        ("privacy", [8], "privacy: expected `object`, got `array`; got a list"),
+        ("study", 3, ("study", "expected", "str", "3")),
+        ("training.rounds", "ten", ("training.rounds", "expected", "int", "'ten'")),
+        ("training.rounds", 2.5, ("training.rounds", "expected", "int", "2.5")),
+        ("training.rounds", True, ("training.rounds", "expected", "int", "True")),
+        ("training.sample_rate", None, ("training.sample_rate", "expected", "float", "None")),
+        ("training.sample_rate", 1.5, ("training", "sample_rate must be in (0, 1]", "1.5")),
+        ("model.family", "cnn", ("model.family", "linear, mlp, tabular-transformer", "'cnn'")),
+        ("data.cohort", "ward", ("data.cohort", "expected", "array", "'ward'")),
+        ("continual.earlier", [{"schema": "s"}], ("continual.earlier[0]", "missing", "schema_digest")),
+        ("privacy", 8, ("privacy", "expected", "object", "8")),
+        ("privacy", [8], ("privacy", "expected", "object", "list")),
     ],
 )
-def test_a_wrong_value_is_named_with_what_came_and_what_it_takes(path: str, value: object, message: str):
-    """The dotted key, the type or range that it takes, and the value that came, in one line."""
+def test_a_wrong_value_is_named_with_what_came_and_what_it_takes(path: str, value: object, said: tuple[str, ...]):
+    """The dotted key comes first, then the type or range that it takes and the value that came, in one line."""
+    key, *rest = said
     with pytest.raises(ConfigError) as caught:
         build(changed(path, value), Plan)
-    assert str(caught.value).startswith(message)
-    assert "\n" not in str(caught.value)
+    text = str(caught.value)
+    assert text.startswith(key)
+    assert all(part in text for part in rest), text
+    assert "\n" not in text
 
 
 @pytest.mark.parametrize(
@@ -187,13 +190,13 @@ def test_a_missing_key_is_named():
     """What has no default must be given."""
     whole = plain(PLAN)
     del whole["training"]["rounds"]
-    with pytest.raises(ConfigError, match="^training: object missing required field `rounds`"):
+    with pytest.raises(ConfigError, match="^training: .*missing.*rounds"):
         build(whole, Plan)
 
 
 def test_the_place_of_a_record_is_part_of_the_name():
     """A record that stands under a key of a larger file is named from the top."""
-    with pytest.raises(ConfigError, match=r"^plan\.training\.rounds: "):
+    with pytest.raises(ConfigError, match=r"^plan\.training\.rounds: .*int.*'x'"):
         build(plain(PLAN.training) | {"rounds": "x"}, TrainingSpec, at="plan.training")
 
 
@@ -221,7 +224,7 @@ def test_a_cut_plan_is_an_integrity_error(data: st.DataObject):
 
 def test_a_plan_of_another_version_is_refused():
     """A later form of the plan is not read as this one."""
-    with pytest.raises(IntegrityError, match="version must be 1, got 2"):
+    with pytest.raises(IntegrityError, match="version must be 1.*2"):
         decode(canonical_json(changed("version", 2)), Plan)
 
 

@@ -9,44 +9,50 @@ from fedmed_site.home import SiteHome, SiteRecord
 from fedmed_site.policy import SitePolicy
 
 RECORD = SiteRecord(name="site-01", policy=SitePolicy(cap_epsilon=8.0, delta=1e-5))
+KEY = bytes(range(32))
+
+
+def create(root: Path, record: SiteRecord = RECORD) -> SiteHome:
+    """Make a site."""
+    return SiteHome.create(root, record, pseudonym_key=KEY)
 
 
 def test_a_new_site_is_opened_by_others(tmp_path: Path):
     """A restart, or another worker process, finds name and policy."""
-    SiteHome.create(tmp_path / "deep" / "site", RECORD)
+    create(tmp_path / "deep" / "site")
     assert SiteHome.open(tmp_path / "deep" / "site").record() == RECORD
 
 
 def test_a_site_is_made_once(tmp_path: Path):
     """A second creation would replace the keys, and with them every pseudonym; it changes nothing."""
-    home = SiteHome.create(tmp_path, RECORD)
-    key = home.pseudonym_key_path.read_bytes()
+    home = create(tmp_path)
     with pytest.raises(UsageError, match="choose another folder"):
-        SiteHome.create(tmp_path, SiteRecord(name="other", policy=RECORD.policy))
-    assert home.pseudonym_key_path.read_bytes() == key
+        SiteHome.create(tmp_path, SiteRecord(name="other", policy=RECORD.policy), pseudonym_key=bytes(32))
+    assert home.pseudonym_key_path.read_bytes() == KEY
     assert home.record() == RECORD
 
 
 def test_a_creation_that_was_killed_before_its_end_can_be_repeated(tmp_path: Path):
     """The record comes last: without it there is no site yet."""
-    home = SiteHome.create(tmp_path, RECORD)
+    home = create(tmp_path)
     home.record_path.unlink()
     with pytest.raises(UsageError):
         SiteHome.open(tmp_path)
-    SiteHome.create(tmp_path, RECORD)
+    create(tmp_path)
     assert SiteHome.open(tmp_path).record() == RECORD
 
 
-def test_two_sites_have_different_keys(tmp_path: Path):
-    """The same patient has unrelated tokens at two hospitals."""
-    keys = [SiteHome.create(tmp_path / name, RECORD).pseudonym_key_path.read_bytes() for name in ("a", "b")]
-    assert keys[0] != keys[1]
-    assert [len(key) for key in keys] == [32, 32]
+@pytest.mark.parametrize("key", [b"", bytes(31), bytes(33), bytes(64)])
+def test_a_key_of_another_length_makes_no_site(tmp_path: Path, key: bytes):
+    """A short key would be guessed, and with it every patient's token; nothing is written."""
+    with pytest.raises(UsageError, match=f"pseudonym key of 32 bytes, got {len(key)}"):
+        SiteHome.create(tmp_path / "site", RECORD, pseudonym_key=key)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_site_is_readable_by_its_owner_only(tmp_path: Path):
     """Other users of the machine see neither keys nor records nor results."""
-    home = SiteHome.create(tmp_path / "site", RECORD)
+    home = create(tmp_path / "site")
     for path in (home.root, *home.root.rglob("*")):
         assert path.stat().st_mode & 0o077 == 0, path
 
@@ -69,7 +75,7 @@ def test_a_name_can_not_leave_its_folder(name: str):
 def test_a_hospital_has_its_own_name(name: str, tmp_path: Path):
     """Also in Chinese."""
     record = SiteRecord(name=name, policy=RECORD.policy)
-    assert SiteHome.create(tmp_path / name, record).record().name == name
+    assert create(tmp_path / name, record).record().name == name
 
 
 @pytest.mark.parametrize(
@@ -85,7 +91,7 @@ def test_a_hospital_has_its_own_name(name: str, tmp_path: Path):
 )
 def test_a_damaged_record_is_refused(tmp_path: Path, data: bytes):
     """A site with an unreadable policy has no policy, so it doesn't take part."""
-    home = SiteHome.create(tmp_path, RECORD)
+    home = create(tmp_path)
     home.record_path.write_bytes(data)
     with pytest.raises(IntegrityError, match="SiteRecord"):
         SiteHome.open(tmp_path).record()

@@ -22,9 +22,7 @@ from fedmed_site.policy import SitePolicy
 
 CAPPED = SitePolicy(cap_epsilon=8.0, delta=1e-5)
 UNLIMITED = SitePolicy(cap_epsilon=None, delta=1e-5)
-PRIVATE = PrivacySpec(
-    trust_model="local", epsilon=8.0, delta=1e-5, noise_multiplier=1.0, release_noise_multiplier=3.0
-)
+PRIVATE = PrivacySpec(trust_model="local", epsilon=8.0, delta=1e-5, noise_multiplier=1.0, release_noise_multiplier=3.0)
 OPEN = PrivacySpec(trust_model="none")
 
 

@@ -207,9 +207,7 @@ def test_fisher_is_the_sum_of_squared_gradients():
 def test_fisher_is_never_negative_without_noise(family: str):
     """It is a sum of squares, in every architecture, and of the size of the model."""
     module = module_of(family)
-    found = fisher_sum(
-        module, start_of(module), cohort(20), continual=CONTINUAL, privacy=OPEN, noise=SeededNoise(b"a")
-    )
+    found = fisher_sum(module, start_of(module), cohort(20), continual=CONTINUAL, privacy=OPEN, noise=SeededNoise(b"a"))
     assert found.shape == (Layout.of(module).size,)
     assert bool((found >= 0).all())
     assert found.sum() > 0
