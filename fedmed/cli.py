@@ -10,15 +10,31 @@ Rules:
 What it does not do: parse a subcommand's own arguments.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
+from typing import NoReturn
 
 from fedmed import __version__
 from fedmed.errors import FedMedError, UsageError
 
 GROUP = "fedmed.commands"
 INTERRUPTED = 130
+
+
+def console() -> NoReturn:
+    """Run as the installed command; never returns.
+
+    An interrupted run leaves at once: its state is on disk, and the threads and workers that it
+    still has would otherwise be waited for.
+    """
+    code = main()
+    if code == INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

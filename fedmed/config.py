@@ -33,7 +33,6 @@ from fedmed.files import write_atomic
 from fedmed.records import build
 
 Record = TypeVar("Record")
-_HYDRA_FLAGS = ("-h", "--help", "--hydra-help", "-c", "--cfg", "-i", "--info", "--version", "--shell-completion", "-sc")
 _MULTIRUN_FLAGS = ("-m", "--multirun")
 _MISSING_OPTION = re.compile(
     r"Could not find '([^']+)'(?:.*?Available options in '[^']+':\n(.*?)\n\s*Config search path)?", re.DOTALL
@@ -105,7 +104,7 @@ def run_command(kind: type[Record], arguments: Sequence[str], task: Callable[[Re
     sweeping = any(argument in _MULTIRUN_FLAGS for argument in arguments)
     if sweeping:  # Hydra takes no override before this flag
         arguments = ["--multirun", *(argument for argument in arguments if argument not in _MULTIRUN_FLAGS)]
-    if not sweeping and not any(argument.split("=")[0] in _HYDRA_FLAGS for argument in arguments):
+    if not any(argument.startswith("-") for argument in arguments):
         task(compose(kind, arguments), None)
         return
     if sweeping:

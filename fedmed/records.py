@@ -101,8 +101,9 @@ def _complaint(text: str, value: object, kind: Any, at: str) -> str:
         return f"{key}: expected {expected}, got {_show(value, path)}"
     if text.startswith("Object missing"):
         return f"{key}: {text[:1].lower()}{text[1:]}"
-    joint = "." if re.match(r"[a-z_]+ must ", text) and path else ": "
-    return f"{key}{joint}{text}"
+    if re.match(r"[a-z_]+ must ", text):
+        return f"{at}.{path}.{text}".replace("..", ".").lstrip(".")
+    return f"{key}: {text}"
 
 
 def _kind_at(kind: Any, path: str) -> Any:

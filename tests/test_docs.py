@@ -16,7 +16,6 @@ import pytest
 
 from fedmed import config
 from fedmed.records import Plan
-from fedmed_server.server_app import PLAN_DIGEST_KEY, PLAN_KEY
 from fedmed_sim.settings import SimulationSettings
 from fedmed_sim.summary import Summary
 
@@ -53,7 +52,7 @@ def _commands() -> dict[str, str]:
             for line in block.replace("\\\n", " ").splitlines():
                 command = line.strip().removeprefix("$ ").removeprefix(".venv/bin/")
                 if command.startswith("fedmed "):
-                    found.setdefault(command, _name(page))
+                    found.setdefault(shlex.join(shlex.split(command, comments=True)), _name(page))
     return found
 
 
@@ -101,16 +100,15 @@ def test_relative_links_resolve(page: Path) -> None:
 def test_every_page_is_in_the_navigation() -> None:
     """Every page below docs/ stands in mkdocs.yml, so that a reader can find it."""
     navigation = (ROOT / "mkdocs.yml").read_text()
-    missing = [
-        page for page in (ROOT / "docs").rglob("*.md") if page.relative_to(ROOT / "docs").as_posix() not in navigation
-    ]
+    pages = [page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")]
+    missing = [page for page in pages if page not in navigation]
     assert not missing
 
 
 @pytest.mark.parametrize("command", sorted(_commands()))
 def test_commands_parse(command: str) -> None:
     """Every documented fedmed command names a subcommand, and its settings are ones that it takes."""
-    words = shlex.split(command, comments=True)[1:]
+    words = shlex.split(command)[1:]
     assert words[0] in {entry.name for entry in entry_points(group="fedmed.commands")}, _commands()[command]
     arguments = words[1:]
     if any(word in _NOT_COMPOSED or word.startswith(("resume=", "hydra.searchpath=")) for word in arguments):
@@ -123,7 +121,7 @@ def test_sweeps_name_keys_that_exist() -> None:
     sweeps = [command for command in _commands() if " -m " in command]
     assert sweeps
     for command in sweeps:
-        words = [word for word in shlex.split(command, comments=True)[2:] if word != "-m"]
+        words = [word for word in shlex.split(command)[2:] if word != "-m"]
         assert _composed(*[word.split(",")[0] for word in words]).version == 1
 
 
@@ -177,8 +175,11 @@ def test_plan_fields_are_documented() -> None:
 
 
 def test_run_configuration_keys_are_documented() -> None:
-    """messages.md names the keys of Flower's run configuration that both ends use."""
-    assert {PLAN_KEY, PLAN_DIGEST_KEY} <= set(_first_cells(ROOT / "docs/reference/messages.md"))
+    """messages.md names the keys of Flower's run configuration, and both ends use the same ones."""
+    ends = [ROOT / "server/fedmed_server/server_app.py", ROOT / "sites/fedmed_site/client_app.py"]
+    keys = [set(re.findall(r'^PLAN\w*_KEY = "([^"]+)"$', end.read_text(), re.MULTILINE)) for end in ends]
+    assert keys[0] == keys[1] != set()
+    assert keys[0] <= set(_first_cells(ROOT / "docs/reference/messages.md"))
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs/reference/results.md"], ids=_name)

@@ -28,6 +28,12 @@ from fedmed.learning.ewc import Knowledge, knowledge_from_bytes, knowledge_to_by
 from fedmed.models import Architecture, Layout, save_base
 from fedmed.records import Plan, canonical_json, decode
 
+NORMALISATIONS = {
+    "public": "public clinical ranges",
+    "site": "each site's own statistics",
+    "federated": "federated statistics",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyResult:
@@ -135,7 +141,7 @@ Research. It is not a medical device and was not validated for care.
 
 ## Data
 Schema digest `{plan.data.schema_digest}`; cohort: {", ".join(plan.data.cohort) or "all patients"};
-features normalised by {plan.data.normalisation} statistics. No record left a site.
+features normalised by {NORMALISATIONS[plan.data.normalisation]}. No record left a site.
 
 ## Privacy
 {promise}

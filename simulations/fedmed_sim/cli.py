@@ -62,8 +62,9 @@ def _run(settings: SimulationSettings, folder: RunFolder) -> None:
     from fedmed_sim.report import write_report  # noqa: PLC0415  likewise
 
     with _interruptible(f"resume with: fedmed simulate resume={folder.root}"), RunConsole() as console:
-        console.say(f"Run folder {folder.root}; if it is stopped: fedmed simulate resume={folder.root}")
         simulation = Simulation(settings, folder, listener=console)
+        simulation.prepare()
+        console.say(f"Run folder {folder.root}; if it is stopped: fedmed simulate resume={folder.root}")
         summary = simulation.run()
         write_report(settings, folder, summary, simulation.plans)
     console.show(summary)

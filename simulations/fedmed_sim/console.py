@@ -78,7 +78,7 @@ class RunConsole:
         for site in summary.sites:
             epsilon = summary.privacy.epsilon[site]
             table.add_row(
-                site, f"{summary.final.accuracy[site]:.3f}", "unlimited" if epsilon is None else f"{epsilon:.3f}"
+                site, f"{summary.final.accuracy[site]:.3f}", "without limit" if epsilon is None else f"{epsilon:.3f}"
             )
         table.add_section()
         table.add_row("mean", f"{summary.final.accuracy_mean:.3f}", "")

@@ -17,6 +17,7 @@ What it does not do: know what a study is.
 import logging
 import os
 import secrets
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -168,7 +169,10 @@ def open_engine(kind: EngineKind, *, workers: int) -> Iterator[Engine]:
     if kind == "inprocess":
         yield Engine(_InProcessBackend())
         return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     backend = _lasting_ray_backend(workers)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)  # Ray puts its own in their place, which abort with a stack trace
     try:
         yield Engine(backend)
     finally:

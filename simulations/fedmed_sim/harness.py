@@ -64,19 +64,27 @@ class Simulation:
         self.plans: list[Plan] = []
         self._settings = settings
         self._folder = folder
+        self._names: tuple[str, ...] = ()
         self._listener = listener
         self._seconds = _read_seconds(folder.seconds)
 
-    def run(self) -> Summary:
-        """Run what is not yet there and return the summary.
+    def prepare(self) -> None:
+        """Make every site's folder; a mistake in data or settings shows here.
 
         Raises:
-            FedMedError: A mistake in data or configuration, or too few sites in a round.
+            UsageError: It is the user's to cure, and nothing of the run is worth keeping.
         """
-        settings, folder = self._settings, self._folder
-        torch.set_num_threads(1)  # so that results don't depend on the number of cores, here as in the workers
         with self._phase("prepare"):
-            names = prepare_sites(settings, folder)
+            self._names = prepare_sites(self._settings, self._folder)
+
+    def run(self) -> Summary:
+        """Run what is not yet there, after `prepare`, and return the summary.
+
+        Raises:
+            FedMedError: Too few sites in a round, or state that does not verify.
+        """
+        settings, folder, names = self._settings, self._folder, self._names
+        torch.set_num_threads(1)  # so that results don't depend on the number of cores, here as in the workers
         with self._phase("base"):
             base_digest = prepare_base(settings, folder, names)
         with self._phase("calibrate"):

@@ -48,7 +48,9 @@ class PlanSettings:
 
     def __post_init__(self) -> None:
         self.training()
-        ContinualSpec(strength=self.consolidation, release_fisher=False, fisher_clip_norm=self.fisher_clip_norm)
+        require(self.consolidation >= 0, f"consolidation must be at least 0, got {self.consolidation}")
+        require(self.fisher_clip_norm > 0, f"fisher_clip_norm must be above 0, got {self.fisher_clip_norm}")
+        require(0 <= self.fisher_decay <= 1, f"fisher_decay must be in [0, 1], got {self.fisher_decay}")
 
     def training(self) -> TrainingSpec:
         """Return the part that a site trains by."""
@@ -134,6 +136,7 @@ class SimulationSettings:
     version: Literal[1] = 1
 
     def __post_init__(self) -> None:
+        require(bool(self.out.strip()), "out must name a folder, got an empty text")
         require(self.workers >= 1, f"workers must be at least 1, got {self.workers}")
         require(0 <= self.seed < 2**31, f"seed must be in [0, 2**31), got {self.seed}")
 

@@ -35,7 +35,7 @@ def test_a_write_replaces_the_whole_file(tmp_path: Path):
     write_atomic(path, b"a long content")
     write_atomic(path, b"short")
     assert path.read_bytes() == b"short"
-    assert os.listdir(tmp_path) == ["file"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_write_killed_before_its_rename_leaves_the_old_file(tmp_path: Path):
@@ -66,7 +66,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_stray_one(
         with pytest.raises(type(failure)):
             write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["file"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_bytes_are_on_disk_before_the_name_points_to_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -103,7 +103,7 @@ def test_an_append_is_synced_with_its_folder_entry(tmp_path: Path, monkeypatch: 
     fsync = os.fsync
 
     def note(descriptor: int) -> None:
-        target = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        target = Path(f"/proc/self/fd/{descriptor}").readlink()
         synced.append(f"{target.name}:{target.stat().st_size}" if target.is_file() else "folder")
         fsync(descriptor)
 

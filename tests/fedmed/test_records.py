@@ -147,6 +147,7 @@ def test_infinity_is_not_a_setting(valid: Any, field: str):
     [
         ("study", 3, ("study", "expected", "str", "3")),
         ("training.rounds", "ten", ("training.rounds", "expected", "int", "'ten'")),
+        ("training.rounds", "3", ("training.rounds", "expected", "int", "'3'")),
         ("training.rounds", 2.5, ("training.rounds", "expected", "int", "2.5")),
         ("training.rounds", True, ("training.rounds", "expected", "int", "True")),
         ("training.sample_rate", None, ("training.sample_rate", "expected", "float", "None")),
@@ -190,7 +191,7 @@ def test_a_missing_key_is_named():
     """What has no default must be given."""
     whole = plain(PLAN)
     del whole["training"]["rounds"]
-    with pytest.raises(ConfigError, match="^training: .*missing.*rounds"):
+    with pytest.raises(ConfigError, match=r"^training: .*missing.*rounds"):
         build(whole, Plan)
 
 
@@ -224,7 +225,7 @@ def test_a_cut_plan_is_an_integrity_error(data: st.DataObject):
 
 def test_a_plan_of_another_version_is_refused():
     """A later form of the plan is not read as this one."""
-    with pytest.raises(IntegrityError, match="version must be 1.*2"):
+    with pytest.raises(IntegrityError, match=r"version must be 1.*2"):
         decode(canonical_json(changed("version", 2)), Plan)
 
 

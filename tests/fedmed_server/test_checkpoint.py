@@ -72,7 +72,7 @@ def test_a_later_round_replaces_the_earlier_one(tmp_path: Path):
     save_progress(tmp_path / "c", PROGRESS)
     save_progress(tmp_path / "c", replace(PROGRESS, round=4))
     assert load(tmp_path / "c").round == 4
-    assert os.listdir(tmp_path) == ["c"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "c"]
 
 
 def test_a_kill_while_saving_leaves_the_round_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -86,7 +86,7 @@ def test_a_kill_while_saving_leaves_the_round_before(tmp_path: Path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         save_progress(tmp_path / "c", replace(PROGRESS, round=4))
     assert load(tmp_path / "c").round == 3
-    assert os.listdir(tmp_path) == ["c"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "c"]
 
 
 @given(data=st.data())

@@ -62,7 +62,7 @@ def test_a_site_without_cap_may_train_without_privacy():
 @pytest.mark.parametrize("policy", [CAPPED, UNLIMITED])
 def test_a_larger_delta_is_refused_with_both_numbers(policy: SitePolicy):
     """A larger delta is a weaker promise, whatever the epsilon."""
-    with pytest.raises(RefusedError, match="delta up to 1e-05; the plan asks for 0.001"):
+    with pytest.raises(RefusedError, match=r"delta up to 1e-05; the plan asks for 0\.001"):
         policy.check(plan(replace(PRIVATE, delta=1e-3)))
 
 

@@ -116,7 +116,7 @@ def test_knowledge_of_another_size_is_refused():
 )
 def test_knowledge_is_finite_and_importance_is_not_negative(anchor: Any, fisher: Any):
     """A negative importance would push away from the anchor."""
-    with pytest.raises(ValueError, match="anchor|fisher"):
+    with pytest.raises(ValueError, match=r"anchor|fisher"):
         Knowledge(anchor=np.array(anchor), fisher=np.array(fisher))
 
 

@@ -16,9 +16,8 @@ SEEDED = ("mlp", "tabular-transformer")
 
 def architecture(family: Any, **changes: Any) -> Architecture:
     """Return a small architecture."""
-    return Architecture(
-        **{"family": family, "features": 5, "classes": 2, "width": 8, "depth": 2, "heads": 2} | changes  # fmt: skip
-    )
+    settings = {"family": family, "features": 5, "classes": 2, "width": 8, "depth": 2, "heads": 2}
+    return Architecture(**settings | changes)
 
 
 def lively(family: Any, **changes: Any) -> torch.nn.Module:
