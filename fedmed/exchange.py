@@ -73,6 +73,9 @@ class _Head:
     site: str
     facts: dict[str, str | float]
 
+    def __post_init__(self) -> None:
+        require(self.version == 1, f"version must be 1, got {self.version}")
+
 
 def answer_to_bytes(answer: Answer) -> bytes:
     """Return `answer` as bytes to store."""

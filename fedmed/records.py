@@ -45,6 +45,10 @@ def canonical_json(record: object) -> bytes:
     >>> canonical_json({"b": 1, "a": [0.5]})
     b'{"a":[0.5],"b":1}'
     """
+    if dataclasses.is_dataclass(record) and not isinstance(record, type):
+        record = msgspec.convert(
+            msgspec.to_builtins(record), type(record)
+        )  # a whole number in a float field is a float
     return msgspec.json.encode(record, order="sorted")
 
 
@@ -65,7 +69,7 @@ def decode(data: bytes, kind: type[Record]) -> Record:
     """
     try:
         return build(msgspec.json.decode(data), kind)
-    except (msgspec.DecodeError, ConfigError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, ConfigError) as error:
         raise IntegrityError(f"expected a {kind.__name__} record as JSON; {error}") from None
 
 
@@ -192,7 +196,7 @@ class ModelSpec:
     def __post_init__(self) -> None:
         for name in ("width", "depth", "heads", "lora_rank"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        require(self.lora_alpha > 0, f"lora_alpha must be above 0, got {self.lora_alpha}")
+        require(0 < self.lora_alpha < math.inf, f"lora_alpha must be above 0, got {self.lora_alpha}")
         require(self.width % self.heads == 0, f"width must be a multiple of heads, got {self.width} and {self.heads}")
         require(
             self.adapter == "full" or self.family == "tabular-transformer",
@@ -252,9 +256,9 @@ class PrivacySpec:
             self.epsilon is not None and math.isfinite(self.epsilon) and self.epsilon > 0,
             f"epsilon must be above 0, got {self.epsilon}",
         )
-        require(self.noise_multiplier > 0, f"noise_multiplier must be above 0, got {self.noise_multiplier}")
+        require(0 < self.noise_multiplier < math.inf, f"noise_multiplier must be above 0, got {self.noise_multiplier}")
         require(
-            self.release_noise_multiplier > 0,
+            0 < self.release_noise_multiplier < math.inf,
             f"release_noise_multiplier must be above 0, got {self.release_noise_multiplier}",
         )
 
@@ -274,7 +278,7 @@ class AggregationSpec:
 
     def __post_init__(self) -> None:
         require(self.min_sites >= 1, f"min_sites must be at least 1, got {self.min_sites}")
-        require(self.round_timeout_s > 0, f"round_timeout_s must be above 0, got {self.round_timeout_s}")
+        require(0 < self.round_timeout_s < math.inf, f"round_timeout_s must be above 0, got {self.round_timeout_s}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,7 +300,7 @@ class ContinualSpec:
 
     def __post_init__(self) -> None:
         require(0 <= self.strength < math.inf, f"strength must be at least 0, got {self.strength}")
-        require(self.fisher_clip_norm > 0, f"fisher_clip_norm must be above 0, got {self.fisher_clip_norm}")
+        require(0 < self.fisher_clip_norm < math.inf, f"fisher_clip_norm must be above 0, got {self.fisher_clip_norm}")
         require(0 <= self.decay <= 1, f"decay must be in [0, 1], got {self.decay}")
 
 

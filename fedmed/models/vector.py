@@ -61,6 +61,8 @@ class Layout:
         """
         if vector.shape != (self.size,):
             raise ModelError(f"expected a vector of {self.size} values, got shape {vector.shape}")
+        with np.errstate(over="ignore"):
+            vector = vector.astype(np.float32)
         if not np.isfinite(vector).all():
             raise ModelError("expected finite values in the model vector, got others; lower the learning rate")
         parameters = dict(module.named_parameters())
@@ -68,7 +70,7 @@ class Layout:
         with torch.no_grad():
             for name, shape in zip(self.names, self.shapes, strict=True):
                 count = int(np.prod(shape))
-                part = torch.from_numpy(np.asarray(vector[start : start + count], dtype=np.float32).reshape(shape))
+                part = torch.from_numpy(vector[start : start + count].reshape(shape))
                 parameters[name].copy_(part)
                 start += count
 

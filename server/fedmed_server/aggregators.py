@@ -17,8 +17,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedmed.aggregation import RunningSum
-from fedmed.errors import SiteFailureError
+from fedmed.errors import ProtocolError, SiteFailureError
 from fedmed.exchange import Answer, Failure, Task
 from fedmed.records import AggregationSpec
 from fedmed_server.channel import Channel
@@ -66,16 +69,20 @@ class InsecureAggregator:
         """See `Aggregator.collect`."""
         answers, failures = gather(channel, task, cohort, timeout_s=self._spec.round_timeout_s)
         require_enough(len(answers), failures, minimum=self._spec.min_sites, what=f"{task.action} {task.round}")
-        total = RunningSum(size=len(answers[0].arrays["sum"]))
-        for answer in answers:
-            total.add(answer.arrays["sum"], weight=float(answer.facts["weight"]))
-        return Collected(total=total, sites=tuple(answer.site for answer in answers), failures=tuple(failures))
+        contributions = {name: _contribution(name, answer) for name, answer in answers.items()}
+        total = RunningSum(size=max(len(vector) for vector, _ in contributions.values()))
+        for name, (vector, weight) in contributions.items():
+            try:
+                total.add(vector, weight=weight)
+            except ProtocolError as error:
+                raise ProtocolError(f"{name}: {error}") from None
+        return Collected(total=total, sites=tuple(contributions), failures=tuple(failures))
 
 
 def gather(
     channel: Channel, task: Task, cohort: Mapping[int, str], *, timeout_s: float
-) -> tuple[list[Answer], list[Failure]]:
-    """Return the answers in the order of site names, and the failures with the names the cohort knows."""
+) -> tuple[dict[str, Answer], list[Failure]]:
+    """Return the answers by site in the order of names, and the failures; names are those that the cohort knows."""
     answers: dict[str, Answer] = {}
     failures: list[Failure] = []
     for address, reply in channel.ask(task, sorted(cohort), timeout_s=timeout_s):
@@ -84,7 +91,21 @@ def gather(
             failures.append(Failure(site=name, code=reply.code, reason=reply.reason))
         else:
             answers[name] = reply
-    return [answers[name] for name in sorted(answers)], sorted(failures, key=lambda failure: failure.site)
+    return {name: answers[name] for name in sorted(answers)}, sorted(failures, key=lambda failure: failure.site)
+
+
+def _contribution(name: str, answer: Answer) -> tuple[NDArray[np.floating], float]:
+    """Return an answer's sum and weight.
+
+    Raises:
+        ProtocolError: It holds no such array or number; the message names the site.
+    """
+    vector, weight = answer.arrays.get("sum"), answer.facts.get("weight")
+    if not (isinstance(vector, np.ndarray) and vector.ndim == 1 and np.issubdtype(vector.dtype, np.floating)):
+        raise ProtocolError(f"{name}: expected a vector called sum, got none; check the site's version")
+    if not isinstance(weight, int | float):
+        raise ProtocolError(f"{name}: expected a number called weight, got none; check the site's version")
+    return vector, float(weight)
 
 
 def require_enough(got: int, failures: Sequence[Failure], *, minimum: int, what: str) -> None:

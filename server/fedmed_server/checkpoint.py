@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from fedmed.errors import IntegrityError
 from fedmed.files import write_atomic
+from fedmed.records import require
 from fedmed.tensors import pack, unpack
 
 Vector = NDArray[np.float64]
@@ -50,6 +51,9 @@ class _Head:
     bytes_down: int
     seconds: dict[str, float]
 
+    def __post_init__(self) -> None:
+        require(self.version == 1, f"version must be 1, got {self.version}")
+
 
 def save_progress(path: Path, progress: Progress) -> None:
     """Replace the checkpoint at `path`."""
@@ -77,6 +81,8 @@ def load_progress(path: Path, *, plan_digest: str) -> Progress | None:
     if not path.is_file():
         return None
     head, arrays = unpack(path.read_bytes(), _Head)
+    if not {"model", "average"} <= arrays.keys():
+        raise IntegrityError(f"expected a checkpoint with model and average in {path}, got another file")
     if head.plan_digest != plan_digest:
         raise IntegrityError(f"the checkpoint {path} belongs to another plan; resume with the settings it began with")
     return Progress(

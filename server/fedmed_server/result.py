@@ -7,7 +7,7 @@ Layout of `result/` (it appears in one rename, whole or not at all):
     model/      adapter_config.json + adapter_model.safetensors (PEFT), or config.json +
                 model.safetensors where the whole model was trained; README.md is the card
     base/       the public base that an adapter stands on
-    knowledge.safetensors, plan.json, result.json
+    knowledge.tensors, plan.json, result.json
 
 What it does not do: hold anything of a single site.
 """
@@ -67,7 +67,7 @@ def load_result(state: Path, *, plan_digest: str) -> StudyResult | None:
 
 def load_knowledge(state: Path) -> Knowledge:
     """Return what the finished study in `state` left behind."""
-    return knowledge_from_bytes((state / "result" / "knowledge.safetensors").read_bytes())
+    return knowledge_from_bytes((state / "result" / "knowledge.tensors").read_bytes())
 
 
 def save_result(
@@ -103,7 +103,7 @@ def save_result(
         save_base(stage / "model", architecture, module)
     shutil.copytree(base, stage / "base")
     write_atomic(stage / "model" / "README.md", model_card(plan, result).encode(), mode=0o644)
-    write_atomic(stage / "knowledge.safetensors", knowledge_to_bytes(knowledge), mode=0o644)
+    write_atomic(stage / "knowledge.tensors", knowledge_to_bytes(knowledge), mode=0o644)
     write_atomic(stage / "plan.json", canonical_json(plan), mode=0o644)
     write_atomic(stage / "result.json", canonical_json(result), mode=0o644)
     stage.rename(state / "result")

@@ -193,7 +193,7 @@ class StudyRunner:
             plan_digest=self._digest,
             rounds=progress.round,
             sites=tuple(sorted(cohort.values())),
-            evaluated=tuple(answer.site for answer in answers),
+            evaluated=tuple(answers),
             aggregation=self._aggregator.kind,
             bytes_up=progress.bytes_up,
             bytes_down=progress.bytes_down,
@@ -233,7 +233,7 @@ class StudyRunner:
 
     @property
     def _checkpoint_path(self) -> Path:
-        return self._folders.state / "checkpoint.safetensors"
+        return self._folders.state / "checkpoint.tensors"
 
 
 class _Watched:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from fedmed.exchange import Failure, Task
 from fedmed.records import Plan
-from fedmed_sim.summary import Summary
+from fedmed_sim.summary import Summary, shown
 
 
 class RunConsole:
@@ -78,19 +78,19 @@ class RunConsole:
         for site in summary.sites:
             epsilon = summary.privacy.epsilon[site]
             table.add_row(
-                site, f"{summary.final.accuracy[site]:.3f}", "without limit" if epsilon is None else f"{epsilon:.3f}"
+                site, shown(summary.final.accuracy.get(site)), "without limit" if epsilon is None else f"{epsilon:.3f}"
             )
         table.add_section()
-        table.add_row("mean", f"{summary.final.accuracy_mean:.3f}", "")
+        table.add_row("mean", shown(summary.final.accuracy_mean), "")
         if summary.final.auc_pooled is not None:
-            table.add_row("pooled AUC", f"{summary.final.auc_pooled:.3f}", "")
+            table.add_row("pooled AUC", shown(summary.final.auc_pooled), "")
         out = Console()
         out.print(table)
         if summary.ewc is not None:
             ewc = summary.ewc
             out.print(
-                f"Study 1 accuracy: {ewc.study1_before:.3f} before study 2; after it "
-                f"{ewc.study1_after_naive:.3f} naive, {ewc.study1_after_ewc:.3f} with EWC",
+                f"Study 1 accuracy: {shown(ewc.study1_before)} before study 2; after it "
+                f"{shown(ewc.study1_after_naive)} naive, {shown(ewc.study1_after_ewc)} with EWC",
                 highlight=False,
             )
         if summary.leaks is not None:

@@ -12,6 +12,7 @@ Rules:
 What it does not do: find what was encoded in other ways (compressed, hashed).
 """
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,8 +69,10 @@ class LeakSearch:
         """Search every file below `folder`, and its name."""
         for path in sorted(folder.rglob("*")):
             if path.is_file():
-                name = path.relative_to(folder).as_posix()
-                self.feed(name.encode() + b"\n" + path.read_bytes(), name)
+                name = os.fsencode(path.relative_to(folder))
+                before = self._found
+                self.feed(name, "the name of a file")
+                self.feed(path.read_bytes(), "a file" if self._found > before else os.fsdecode(name))
 
     def report(self) -> LeakReport:
         """Return what was covered and found so far."""

@@ -30,7 +30,7 @@ from fedmed_sim.harness import read_evaluations
 from fedmed_sim.plots import plot_accuracy, plot_budget, plot_forgetting
 from fedmed_sim.preparation import deidentification_reports
 from fedmed_sim.settings import SimulationSettings, without_consolidation
-from fedmed_sim.summary import Evaluations, Summary, accuracy_by_site
+from fedmed_sim.summary import Evaluations, Summary, accuracy_by_site, shown
 from fedmed_site.home import SiteHome
 
 ACTIONS = {
@@ -113,7 +113,7 @@ def _metrics(arms: Sequence[Arm]) -> str:
     for arm in arms:
         for site, records in sorted(arm.evaluations.items()):
             for record in records:
-                figures = (f"{record.accuracy:.6f}", f"{record.loss:.6f}")
+                figures = (f"{record.accuracy:.6f}", "" if record.loss is None else f"{record.loss:.6f}")
                 writer.writerow([arm.name, site, record.stage, record.round, record.view, record.records, *figures])
     return text.getvalue()
 
@@ -146,5 +146,5 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("fedmed_sim"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
+    environment.filters["shown"] = shown
     return environment

@@ -29,7 +29,7 @@ class Final:
     """How the released model does on held-out records of the last study."""
 
     accuracy: dict[str, float]
-    accuracy_mean: float
+    accuracy_mean: float | None
     auc_pooled: float | None
 
 
@@ -48,11 +48,11 @@ class PrivacySummary:
 class EwcSummary:
     """Mean accuracy over sites on the first study: at its end, and after the last study without and with EWC."""
 
-    study1_before: float
-    study1_after_naive: float
-    study1_after_ewc: float
-    study2_naive: float
-    study2_ewc: float
+    study1_before: float | None
+    study1_after_naive: float | None
+    study1_after_ewc: float | None
+    study2_naive: float | None
+    study2_ewc: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,9 +92,7 @@ Evaluations = Mapping[str, Sequence[EvaluationRecord]]
 def final_of(evaluations: Evaluations) -> Final:
     """Return accuracy by site, its mean, and the AUC over the pooled held-out records of all sites."""
     accuracy = accuracy_by_site(evaluations, view=0)
-    return Final(
-        accuracy=accuracy, accuracy_mean=float(np.mean(list(accuracy.values()))), auc_pooled=_pooled_auc(evaluations)
-    )
+    return Final(accuracy=accuracy, accuracy_mean=_mean(accuracy), auc_pooled=_pooled_auc(evaluations))
 
 
 def accuracy_by_site(evaluations: Evaluations, *, view: int) -> dict[str, float]:
@@ -107,9 +105,18 @@ def accuracy_by_site(evaluations: Evaluations, *, view: int) -> dict[str, float]
     return found
 
 
-def mean_accuracy(evaluations: Evaluations, *, view: int) -> float:
-    """Return the mean over sites of `accuracy_by_site`."""
-    return float(np.mean(list(accuracy_by_site(evaluations, view=view).values())))
+def mean_accuracy(evaluations: Evaluations, *, view: int) -> float | None:
+    """Return the mean over sites of `accuracy_by_site`, or None where no site evaluated."""
+    return _mean(accuracy_by_site(evaluations, view=view))
+
+
+def shown(figure: float | None) -> str:
+    """Return a figure as tables show it.
+
+    >>> shown(0.81250), shown(None)
+    ('0.812', 'missing')
+    """
+    return "missing" if figure is None else f"{figure:.3f}"
 
 
 def warnings_of(plans: Sequence[Plan], results: Sequence[StudyResult], *, secure: bool) -> tuple[str, ...]:
@@ -127,6 +134,10 @@ def warnings_of(plans: Sequence[Plan], results: Sequence[StudyResult], *, secure
         if missing:
             found.append(f"{study.study}: {', '.join(missing)} did not evaluate the released model")
     return tuple(found)
+
+
+def _mean(accuracy: Mapping[str, float]) -> float | None:
+    return float(np.mean(list(accuracy.values()))) if accuracy else None
 
 
 def _pooled_auc(evaluations: Evaluations) -> float | None:

@@ -10,6 +10,7 @@ Rules:
 What it does not do: leave the site. A simulation reads it because it owns every site.
 """
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,7 +32,8 @@ class EvaluationRecord:
     view: int
     records: int
     accuracy: float
-    loss: float
+    loss: float | None
+    """Mean cross-entropy; None where it is not finite, as of a model that diverged."""
     scores: tuple[tuple[float, ...], ...] = ()
     labels: tuple[int, ...] = ()
 
@@ -61,13 +63,17 @@ class EvaluationLog:
         if not path.is_file():
             return ()
         latest: dict[tuple[str, int, int], EvaluationRecord] = {}
-        for line in path.read_bytes().splitlines():
+        for line in path.read_bytes().split(b"\n"):
+            if not line.endswith(b"}"):  # the end, or a line that a kill cut short: its round was evaluated again
+                continue
             record = decode(line, EvaluationRecord)
             latest[record.stage, record.round, record.view] = record
         return tuple(latest.values())
 
     def _append(self, plan: Plan, record: EvaluationRecord) -> None:
-        append_durable(self._path(digest(plan)), canonical_json(record) + b"\n")
+        path = self._path(digest(plan))
+        torn = path.is_file() and not path.read_bytes().endswith(b"\n")
+        append_durable(path, b"\n" * torn + canonical_json(record) + b"\n")
 
     def _path(self, plan_digest: str) -> Path:
         return self._folder / f"{plan_digest}.jsonl"
@@ -80,5 +86,5 @@ def _record(stage: str, round_number: int, view: int, evaluation: Evaluation) ->
         view=view,
         records=evaluation.records,
         accuracy=evaluation.accuracy,
-        loss=evaluation.loss,
+        loss=evaluation.loss if math.isfinite(evaluation.loss) else None,
     )

@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import safetensors.numpy
 from numpy.typing import NDArray
 
 from fedmed.data.source import Cohort, standardise
 from fedmed.errors import RefusedError
 from fedmed.exchange import Task
 from fedmed.files import write_atomic
-from fedmed.records import DataSpec, digest
+from fedmed.records import DataSpec, digest, require
+from fedmed.tensors import pack, unpack
 
 Floats = NDArray[np.float32]
 
@@ -39,6 +39,14 @@ class Statistics:
     def apply(self, cohort: Cohort) -> Cohort:
         """Return `cohort` standardised."""
         return standardise(cohort, self.mean, self.scale)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Head:
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        require(self.version == 1, f"version must be 1, got {self.version}")
 
 
 class Normaliser:
@@ -70,19 +78,21 @@ class Normaliser:
         if task is None or "mean" not in task.arrays or "scale" not in task.arrays:
             raise RefusedError("expected federated statistics with the first round, got none")
         mean, scale = (np.asarray(task.arrays[name], dtype=np.float32) for name in ("mean", "scale"))
+        if not (np.isfinite(mean).all() and np.isfinite(scale).all() and (scale >= 0).all()):
+            raise RefusedError("expected finite federated statistics with scales of at least 0, got others")
         return self._keep(data, Statistics(mean=mean, scale=scale))
 
     def _read(self, data: DataSpec) -> Statistics | None:
         path = self._path(data)
         if not path.is_file():
             return None
-        arrays = safetensors.numpy.load(path.read_bytes())
+        _, arrays = unpack(path.read_bytes(), _Head)
         return Statistics(mean=arrays["mean"], scale=arrays["scale"])
 
     def _keep(self, data: DataSpec, statistics: Statistics) -> Statistics:
         arrays = {"mean": statistics.mean, "scale": statistics.scale}
-        write_atomic(self._path(data), safetensors.numpy.save(arrays))
+        write_atomic(self._path(data), pack(_Head(), arrays))
         return statistics
 
     def _path(self, data: DataSpec) -> Path:
-        return self._folder / f"{digest(data)}.safetensors"
+        return self._folder / f"{digest(data)}.tensors"

@@ -29,9 +29,8 @@ class SitePolicy:
     """Only a simulated hospital may accept noise that a seed repeats."""
 
     def __post_init__(self) -> None:
-        require(
-            self.cap_epsilon is None or self.cap_epsilon > 0, f"cap_epsilon must be above 0, got {self.cap_epsilon}"
-        )
+        cap = self.cap_epsilon
+        require(cap is None or 0 < cap < math.inf, f"cap_epsilon must be above 0, or null for none, got {cap}")
         require(0 < self.delta < 1, f"delta must be in (0, 1), got {self.delta}")
         require(self.min_records >= 1, f"min_records must be at least 1, got {self.min_records}")
 

@@ -104,8 +104,6 @@ def test_a_cut_answer_is_refused(data: st.DataObject):
 @given(st.data())
 def test_an_answer_with_a_flipped_bit_is_refused(data: st.DataObject):
     """A bad disk doesn't change what a site says."""
-    # BUG: see test_tensors.test_a_flipped_bit_is_refused: a flipped bit in a value passes as another update, and
-    # one in the head's version too, because it is not checked.
     damaged = bytearray(answer_to_bytes(ANSWER))
     damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     with pytest.raises(IntegrityError):
@@ -114,6 +112,5 @@ def test_an_answer_with_a_flipped_bit_is_refused(data: st.DataObject):
 
 def test_an_answer_of_another_version_is_refused():
     """A later form of stored answers is not read as this one."""
-    # BUG: the version in the head is stored and never checked.
     with pytest.raises(IntegrityError, match="version"):
         answer_from_bytes(pack({"version": 2, "site": "a", "facts": {}}, {}))

@@ -118,8 +118,6 @@ def test_whatever_changes_in_a_plan_changes_its_digest(change: dict[str, Any]):
 
 def test_a_whole_number_equals_its_float_in_bytes_too():
     """Equal records have equal bytes and digests, also where a script wrote 1 for 1.0."""
-    # BUG: a float field keeps the int it was given: the records are equal, their bytes are not, and a site
-    # refuses such a plan ("expected the plan in canonical JSON").
     integer = replace(PLAN.privacy, clip_norm=1)
     assert integer == replace(PLAN.privacy, clip_norm=1.0)
     assert canonical_json(integer) == canonical_json(replace(PLAN.privacy, clip_norm=1.0))
@@ -137,7 +135,6 @@ def test_a_whole_number_equals_its_float_in_bytes_too():
 )
 def test_infinity_is_not_a_setting(valid: Any, field: str):
     """A record that exists can be sent: JSON has no infinity, so it is refused where it is set."""
-    # BUG: infinity passes these checks, becomes null in the canonical JSON, and every site refuses the plan.
     with pytest.raises(ValueError, match=field):
         replace(valid, **{field: math.inf})
 
@@ -210,7 +207,6 @@ def test_bytes_of_something_else_are_an_integrity_error(data: bytes):
 
 def test_bytes_that_are_not_utf8_are_an_integrity_error():
     """One flipped bit in a name is damage like any other."""
-    # BUG: msgspec raises UnicodeDecodeError, which `decode` doesn't catch.
     with pytest.raises(IntegrityError):
         decode(canonical_json(PLAN).replace(b"readmission", b"readm\xffssion"), Plan)
 

@@ -104,7 +104,6 @@ def test_a_cut_checkpoint_is_refused(tmp_path: Path, data: st.DataObject):
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_checkpoint_with_a_flipped_bit_is_refused(tmp_path: Path, data: st.DataObject):
     """A study doesn't go on from a model, a round or an average that was never there."""
-    # BUG: see test_tensors.test_a_flipped_bit_is_refused; a flip in an array's name is a KeyError, too.
     save_progress(tmp_path / "c", PROGRESS)
     damaged = bytearray((tmp_path / "c").read_bytes())
     damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= 1 << data.draw(st.integers(0, 7))
@@ -116,7 +115,6 @@ def test_a_checkpoint_with_a_flipped_bit_is_refused(tmp_path: Path, data: st.Dat
 @pytest.mark.parametrize("arrays", [{}, {"model": np.zeros(2)}, {"average": np.zeros(2)}])
 def test_a_checkpoint_without_its_arrays_is_refused(tmp_path: Path, arrays: dict[str, Any]):
     """A file of something else isn't a study's state."""
-    # BUG: KeyError.
     (tmp_path / "c").write_bytes(pack(HEAD, arrays))
     with pytest.raises(IntegrityError):
         load(tmp_path / "c")
@@ -124,7 +122,6 @@ def test_a_checkpoint_without_its_arrays_is_refused(tmp_path: Path, arrays: dict
 
 def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path):
     """A later form of checkpoints is not read as this one."""
-    # BUG: the version in the head is stored and never checked.
     (tmp_path / "c").write_bytes(pack(HEAD | {"version": 2}, {"model": np.zeros(2), "average": np.zeros(2)}))
     with pytest.raises(IntegrityError, match="version"):
         load(tmp_path / "c")

@@ -134,7 +134,7 @@ def test_the_same_seed_gives_the_same_result(tmp_path: Path, words: tuple[str, .
         run(tmp_path / name, *words, f"seed={seed}") for name, seed in (("a", 1), ("b", 1), ("c", 2))
     )
     assert result(first) == result(second) != result(other)
-    models = [(folder / "coordinator/study-2/result/knowledge.safetensors").read_bytes() for folder in (first, second)]
+    models = [(folder / "coordinator/study-2/result/knowledge.tensors").read_bytes() for folder in (first, second)]
     assert models[0] == models[1]
 
 

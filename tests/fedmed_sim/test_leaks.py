@@ -109,7 +109,6 @@ def test_every_file_of_a_folder_is_searched(tmp_path: Path):
 
 def test_an_identifier_in_a_files_name_is_found_and_not_repeated(tmp_path: Path):
     """A file that is called after a patient leaks as much as one that holds the name."""
-    # BUG: the place is the file's name, so the report repeats the identifier it has found.
     (tmp_path / f"{PLANTED[0]}.json").write_bytes(b"{}")
     search = LeakSearch(PLANTED)
     search.feed_folder(tmp_path)
@@ -119,7 +118,6 @@ def test_an_identifier_in_a_files_name_is_found_and_not_repeated(tmp_path: Path)
 
 def test_a_file_whose_name_is_not_utf8_is_searched_too(tmp_path: Path):
     """A hospital's machine may write names in GB18030."""
-    # BUG: UnicodeEncodeError: the surrogates that stand for such bytes have no UTF-8.
     (tmp_path / PLANTED[0].encode("gb18030").decode("utf-8", "surrogateescape")).write_bytes(PLANTED[1].encode())
     search = LeakSearch(PLANTED)
     search.feed_folder(tmp_path)

@@ -235,7 +235,7 @@ def test_a_run_is_named_by_its_plans_in_order():
         ({"scenario__patients_per_site": 49}, "at least 50"),
         ({"plan__rounds": 0}, "rounds must be at least 1"),
         ({"plan__sample_rate": 1.5}, "sample_rate"),
-        ({"plan__consolidation": -1.0}, "strength must be at least 0"),
+        ({"plan__consolidation": -1.0}, "consolidation must be at least 0"),
         ({"plan__fisher_clip_norm": 0.0}, "fisher_clip_norm"),
         ({"privacy__epsilon": None}, "use privacy=off"),
         ({"privacy__epsilon": math.inf}, "epsilon must be above 0"),
@@ -253,6 +253,5 @@ def test_a_mistake_is_found_before_anything_runs(change: dict[str, Any], message
 
 def test_an_impossible_decay_is_found_before_anything_runs():
     """Like every other number of the plan."""
-    # BUG: `PlanSettings` doesn't check `fisher_decay`; `plan_of` raises a bare ValueError after preparation.
     with pytest.raises(ValueError, match="decay"):
         changed(plan__fisher_decay=1.5)

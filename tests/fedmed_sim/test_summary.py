@@ -103,7 +103,6 @@ def test_an_auc_that_means_nothing_is_null(records: list[EvaluationRecord]):
 
 def test_an_accuracy_that_was_not_measured_is_null():
     """Where no site could evaluate the released model the run still ends with its summary."""
-    # BUG: numpy warns of the mean of an empty slice and the number is not a number.
     found = final_of({"a": [of_round(0, 0.5)]})
     assert msgspec.json.decode(canonical_json(found))["accuracy_mean"] is None
 

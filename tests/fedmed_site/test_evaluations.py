@@ -109,7 +109,6 @@ def test_damaged_results_are_refused(tmp_path: Path):
 
 def test_a_kill_in_the_middle_of_a_line_loses_that_line_only(tmp_path: Path):
     """The round is evaluated again after the restart, and every other result is still there."""
-    # BUG: the next line is appended to the torn one, and the study's results can never be read again.
     log = EvaluationLog(tmp_path)
     log.add_round(PLAN, 0, evaluation(1))
     log.add_round(PLAN, 1, evaluation(2))
@@ -122,6 +121,5 @@ def test_a_kill_in_the_middle_of_a_line_loses_that_line_only(tmp_path: Path):
 @pytest.mark.parametrize("loss", [math.inf, math.nan])
 def test_a_model_that_diverged_can_be_read_about(tmp_path: Path, loss: float):
     """An infinite loss is a bad result, not a damaged file: the run still ends with its report."""
-    # BUG: a loss that is not finite becomes null in JSON, and reading it back is an IntegrityError.
     EvaluationLog(tmp_path).add_round(PLAN, 0, evaluation(1, loss=loss))
     assert [r.accuracy for r in EvaluationLog(tmp_path).read(digest(PLAN))] == [0.25]

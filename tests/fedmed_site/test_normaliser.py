@@ -103,7 +103,6 @@ def test_missing_federated_statistics_are_refused(tmp_path: Path, sent: Task | N
 )
 def test_broken_federated_statistics_are_refused_and_not_pinned(tmp_path: Path, broken: Task):
     """A broken or malicious coordinator can't spoil a view at a site for good."""
-    # BUG: whatever comes is stored before anybody looks at it; every later use of the view then fails.
     with pytest.raises(FedMedError):
         Normaliser(tmp_path).statistics(FEDERATED, broken, never)
     found = Normaliser(tmp_path).statistics(FEDERATED, task(1.0), never)
@@ -128,7 +127,6 @@ def test_statistics_standardise_a_cohort():
 )
 def test_damaged_statistics_are_refused(tmp_path: Path, damage: Callable[[bytes], bytes]):
     """A study doesn't go on with other numbers than it began with."""
-    # BUG: a cut file is a SafetensorError, and a flipped bit is read as another number; the file has no version.
     Normaliser(tmp_path).statistics(FEDERATED, task(1.0), never)
     path = next(tmp_path.iterdir())
     path.write_bytes(damage(path.read_bytes()))

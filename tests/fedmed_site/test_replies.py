@@ -108,7 +108,6 @@ def test_a_cut_answer_is_never_half_read(tmp_path: Path, cut: int):
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 def test_an_answer_with_a_flipped_bit_is_refused(tmp_path: Path, data: st.DataObject):
     """What may already have left is sent again as it was, or not at all."""
-    # BUG: see test_tensors.test_a_flipped_bit_is_refused; a flipped bit in a value is replayed as another update.
     store = ReplyStore(tmp_path)
     store.keep(task(), answer())
     path = next(tmp_path.rglob("*.reply"))

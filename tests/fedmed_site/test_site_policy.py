@@ -98,8 +98,6 @@ def test_impossible_limits_are_refused(change: dict[str, Any]):
 
 def test_an_infinite_cap_is_not_a_cap():
     """A stored policy refuses what the policy refused before it was stored."""
-    # BUG: infinity passes, refuses unprotected training, is stored as null and read back as "no cap", which
-    # allows it. Say null, or nothing.
     with pytest.raises(ValueError, match="cap_epsilon"):
         SitePolicy(cap_epsilon=math.inf, delta=1e-5)
 

@@ -84,7 +84,6 @@ def test_a_vector_that_is_not_finite_is_refused(bad: float, position: int):
 
 def test_a_value_too_large_for_float32_is_refused():
     """What would become infinite in the module is not finite."""
-    # BUG: only the float64 value is checked; the cast then writes infinity into the module (with a RuntimeWarning).
     with pytest.raises(ModelError, match="finite"):
         Layout.of(module()).write(module(), np.full(12, 1e39))
 
