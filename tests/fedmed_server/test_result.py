@@ -127,10 +127,10 @@ def test_a_whole_model_is_a_model_folder(tmp_path: Path):
 
 @pytest.mark.parametrize("adapter", ["lora", "full"])
 def test_nothing_in_the_folder_is_pickled(tmp_path: Path, adapter: str):
-    """safetensors, JSON and Markdown only: opening a result runs no code."""
+    """Only safetensors (`.tensors` behind a checksum), JSON and Markdown: opening a result runs no code."""
     save(tmp_path, plan_of(adapter))
     kinds = {path.suffix for path in (tmp_path / "state" / "result").rglob("*") if path.is_file()}
-    assert kinds == {".safetensors", ".json", ".md"}
+    assert kinds == {".safetensors", ".tensors", ".json", ".md"}
 
 
 def test_facts_plan_and_knowledge_come_back(tmp_path: Path):

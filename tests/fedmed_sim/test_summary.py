@@ -65,7 +65,7 @@ def result(plan: Plan = PLAN, **changes: Any) -> StudyResult:
 
 def test_final_accuracy_is_by_site_and_its_mean_counts_sites_alike():
     """A large hospital's accuracy doesn't hide a small one's; rounds and earlier views don't count."""
-    found = final_of({"b": [of_round(0, 0.1), final(0.5), final(0.9, view=1)], "a": [final(1.0)]})
+    found = final_of({"b": [of_round(0, 0.1), final(0.5), final(0.9, view=1), of_round(1, 0.2)], "a": [final(1.0)]})
     assert found.accuracy == {"a": 1.0, "b": 0.5}
     assert found.accuracy_mean == 0.75
 

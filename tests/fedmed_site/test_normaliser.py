@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from federation import build_consortium
 
 from fedmed.data.source import Cohort
 from fedmed.errors import FedMedError, IntegrityError, RefusedError
-from fedmed.exchange import Task
-from fedmed.records import DataSpec
+from fedmed.exchange import Answer, Failure, Task
+from fedmed.records import DataSpec, canonical_json, digest
+from fedmed_site.agent import SiteAgent
 from fedmed_site.normaliser import Normaliser, Statistics
 
 PUBLIC = DataSpec(schema="s", schema_digest="0" * 64, target="t")
@@ -108,6 +110,26 @@ def test_broken_federated_statistics_are_refused_and_not_pinned(tmp_path: Path, 
     found = Normaliser(tmp_path).statistics(FEDERATED, task(1.0), never)
     assert found is not None
     assert found.mean.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("mean", "scale"),
+    [([1.0] * 5, [2.0] * 5), ([1.0] * 3, [2.0]), ([1.0] * 3, [1e-40] * 3), ([3e38] * 3, [0.1] * 3)],
+    ids=["other features", "one scale for all", "scale of almost nothing", "mean beyond everything"],
+)
+def test_statistics_that_do_not_fit_the_view_do_not_spoil_it(tmp_path: Path, mean: list[float], scale: list[float]):
+    """A site that was sent such statistics says no, and trains when the right ones come."""
+    # BUG: finite statistics are pinned before anybody tries them, so every later task on this view fails.
+    consortium = build_consortium(tmp_path, sites=1, rows=60)
+    plan = consortium.plan(data=replace(consortium.plan().data, normalisation="federated"))
+    agent = SiteAgent.open(consortium.homes[0])
+
+    def fit(mean: list[float], scale: list[float]) -> Answer | Failure:
+        arrays = {"model": np.zeros(4, np.float32), "mean": np.float32(mean), "scale": np.float32(scale)}
+        return agent.respond(canonical_json(plan), Task(action="train.fit", plan_digest=digest(plan), arrays=arrays))
+
+    assert isinstance(fit(mean, scale), Failure)
+    assert isinstance(fit([0.0] * 3, [1.0] * 3), Answer)
 
 
 def test_statistics_standardise_a_cohort():
