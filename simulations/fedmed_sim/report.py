@@ -22,7 +22,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from fedmed import __version__
 from fedmed.data.schema import Schema, locate
 from fedmed.deid.policy import DeidPolicy
-from fedmed.deid.tabular import TABLE_FILE
+from fedmed.deid.pseudonyms import Pseudonyms
+from fedmed.deid.tabular import PATIENT, TABLE_FILE
 from fedmed.files import write_atomic
 from fedmed.records import Plan
 from fedmed_sim.folder import RunFolder
@@ -128,18 +129,24 @@ def _columns(settings: SimulationSettings, folder: RunFolder, site: str) -> list
             kind=column.kind,
             action=ACTIONS[policy.action(column)],
             before=before.get(column.name, ""),
-            after=after.get("patient" if column.role == "patient-key" else column.name, ""),
+            after=after.get(PATIENT if column.role == "patient-key" else column.name, ""),
         )
         for column in schema.columns
     ]
 
 
 def _first_rows(folder: RunFolder, schema: Schema, site: str) -> tuple[Mapping[str, str], Mapping[str, str]]:
-    source = locate(folder.hospitals, schema, site)
-    with source.open(encoding="utf-8", newline="") as file:
-        raw = next(csv.DictReader(file))
-    table = pl.read_parquet(SiteHome(folder.sites / site).data(schema.name) / TABLE_FILE)
-    return raw, {name: "" if value is None else str(value) for name, value in table.row(0, named=True).items()}
+    """Return the first row whose remarks name the patient, and what became of that patient's row."""
+    home = SiteHome(folder.sites / site)
+    table = pl.read_parquet(home.data(schema.name) / TABLE_FILE)
+    pseudonyms = Pseudonyms(home.pseudonym_key_path.read_bytes())
+    with locate(folder.hospitals, schema, site).open(encoding="utf-8", newline="") as file:
+        for raw in csv.DictReader(file):
+            rows = table.filter(pl.col(PATIENT) == pseudonyms.token(raw[schema.patient_key or ""]))
+            if raw["name"] in raw["remarks"] and rows.height == 1:
+                kept = rows.row(0, named=True)
+                return raw, {name: "" if value is None else str(value) for name, value in kept.items()}
+    return {}, {}
 
 
 def _environment() -> Environment:
