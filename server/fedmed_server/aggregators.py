@@ -70,7 +70,9 @@ class InsecureAggregator:
         answers, failures = gather(channel, task, cohort, timeout_s=self._spec.round_timeout_s)
         require_enough(len(answers), failures, minimum=self._spec.min_sites, what=f"{task.action} {task.round}")
         contributions = {name: _contribution(name, answer) for name, answer in answers.items()}
-        total = RunningSum(size=max(len(vector) for vector, _ in contributions.values()))
+        model = task.arrays.get("model")
+        size = max(len(vector) for vector, _ in contributions.values()) if model is None else len(model)
+        total = RunningSum(size=size)
         for name, (vector, weight) in contributions.items():
             try:
                 total.add(vector, weight=weight)

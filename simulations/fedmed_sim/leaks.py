@@ -6,7 +6,7 @@ run all bytes that the coordinator received or wrote are searched for them.
 
 Rules:
     * Raw bytes are searched, in UTF-8 and GB18030; patterns under six bytes are left
-      out and counted, because random weights contain them by chance.
+      out, because random weights contain them by chance.
     * A find is reported as a count and a place, never as the identifier.
 
 What it does not do: find what was encoded in other ways (compressed, hashed).
@@ -72,7 +72,7 @@ class LeakSearch:
                 name = os.fsencode(path.relative_to(folder))
                 before = self._found
                 self.feed(name, "the name of a file")
-                self.feed(path.read_bytes(), "a file" if self._found > before else os.fsdecode(name))
+                self.feed(path.read_bytes(), "a file" if self._found > before else name.decode("utf-8", "replace"))
 
     def report(self) -> LeakReport:
         """Return what was covered and found so far."""

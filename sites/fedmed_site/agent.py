@@ -151,6 +151,7 @@ class SiteAgent:
 
     def _fit(self, plan: Plan, task: Task) -> Answer:
         module, model = self._module(plan), _model(task)
+        self._check_statistics(plan, task)
         statistics = self._normaliser.statistics(plan.data, task, lambda data: self._own_statistics(plan, data))
         train, test = (_normalised(self._cohort(plan.data, split), statistics) for split in ("train", "test"))
         self.evaluations.add_round(plan, task.round, evaluate(module, model, test))
@@ -186,6 +187,13 @@ class SiteAgent:
     def _module(self, plan: Plan) -> nn.Module:
         _, module = load_module(self._home.models / plan.base_digest, expected_digest=plan.base_digest)
         return attach_adapter(module, plan.model, seed=plan.seed)
+
+    def _check_statistics(self, plan: Plan, task: Task) -> None:
+        """Raise unless statistics that came with the task have one entry per feature, before they are pinned."""
+        features, _ = self.datasets.dimensions(plan.data)
+        for name in ("mean", "scale"):
+            if name in task.arrays and task.arrays[name].shape != (features,):
+                raise RefusedError(f"expected {name} of {features} features, got shape {task.arrays[name].shape}")
 
     def _cohort(self, data: DataSpec, split: Split) -> Cohort:
         cohort = self.datasets.load(data, split)

@@ -27,6 +27,9 @@ from fedmed.records import DataSpec, digest, require
 from fedmed.tensors import pack, unpack
 
 Floats = NDArray[np.float32]
+LARGEST = 4.0
+SMALLEST_SCALE = 0.05
+"""What `statistics_from_sum` can give for values clipped at 4; anything else is a fault or an attack."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -78,8 +81,11 @@ class Normaliser:
         if task is None or "mean" not in task.arrays or "scale" not in task.arrays:
             raise RefusedError("expected federated statistics with the first round, got none")
         mean, scale = (np.asarray(task.arrays[name], dtype=np.float32) for name in ("mean", "scale"))
-        if not (np.isfinite(mean).all() and np.isfinite(scale).all() and (scale >= 0).all()):
-            raise RefusedError("expected finite federated statistics with scales of at least 0, got others")
+        inside = (np.abs(mean) <= LARGEST).all() and ((scale >= SMALLEST_SCALE) & (scale <= LARGEST)).all()
+        if not inside:  # also where a value is not a number
+            raise RefusedError(
+                f"expected federated means within {LARGEST} and scales from {SMALLEST_SCALE}, got others"
+            )
         return self._keep(data, Statistics(mean=mean, scale=scale))
 
     def _read(self, data: DataSpec) -> Statistics | None:
