@@ -162,6 +162,11 @@ def require(condition: bool, message: str) -> None:  # noqa: FBT001  a predicate
         raise ValueError(message)
 
 
+def require_digest(name: str, value: str) -> None:
+    """Raise `ValueError` unless `value` is a SHA-256 in hexadecimal; digests name folders, so nothing else passes."""
+    require(re.fullmatch("[0-9a-f]{64}", value) is not None, f"{name} must be 64 hexadecimal digits")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSpec:
     """Which view of a data set a study trains on."""
@@ -178,6 +183,11 @@ class DataSpec:
             bool(self.cohort) == (self.cohort_column is not None),
             "cohort and cohort_column are set together or not at all",
         )
+        require(
+            list(self.cohort) == sorted(set(self.cohort)),
+            "cohort must be sorted and without repetition: one view has one name",
+        )
+        require_digest("schema_digest", self.schema_digest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,6 +312,8 @@ class ContinualSpec:
         require(0 <= self.strength < math.inf, f"strength must be at least 0, got {self.strength}")
         require(0 < self.fisher_clip_norm < math.inf, f"fisher_clip_norm must be above 0, got {self.fisher_clip_norm}")
         require(0 <= self.decay <= 1, f"decay must be in [0, 1], got {self.decay}")
+        if self.knowledge_digest is not None:
+            require_digest("knowledge_digest", self.knowledge_digest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,3 +335,4 @@ class Plan:
     def __post_init__(self) -> None:
         require(self.version == PLAN_VERSION, f"version must be {PLAN_VERSION}, got {self.version}")
         require(bool(self.study) and self.study.isprintable(), "study must be a printable name")
+        require_digest("base_digest", self.base_digest)

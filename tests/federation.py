@@ -32,7 +32,7 @@ from fedmed_server.channel import Traffic
 from fedmed_server.study import StudyFolders, StudyRunner
 from fedmed_site.agent import SiteAgent
 from fedmed_site.home import SiteHome, SiteRecord
-from fedmed_site.policy import SitePolicy
+from fedmed_site.policy import AllowedView, SitePolicy
 
 
 @dataclass
@@ -190,14 +190,16 @@ def build_consortium(root: Path, *, sites: int = 3, rows: int = 160, cap_epsilon
     dataset = tiny_dataset()
     architecture = Architecture.of(ModelSpec(family="linear", adapter="full"), features=3, classes=2)
     base_digest = save_base(root / "base", architecture, build_module(architecture, seed=0))
-    policy = SitePolicy(cap_epsilon=cap_epsilon, delta=1e-5, allow_simulated_noise=True)
+    cohorts = [AllowedView(schema="tiny", target="ill", cohort_column="ward", cohort=(ward,)) for ward in WARDS]
+    views = (AllowedView(schema="tiny", target="ill"), *cohorts)
+    policy = SitePolicy(cap_epsilon=cap_epsilon, delta=1e-5, views=views, allow_simulated_noise=True)
     homes, patients = [], []
     for index in range(sites):
         record = SiteRecord(name=f"h{index + 1}", policy=policy)
         home = SiteHome.create(root / "sites" / record.name, record, pseudonym_key=bytes([index]) * 32)
         table = root / f"h{index + 1}.csv"
         patients += write_table(table, rows=rows, seed=index)
-        SiteAgent(home).datasets.prepare(table, dataset, DeidPolicy())
+        SiteAgent(home).prepare(table, dataset, DeidPolicy())
         shutil.copytree(root / "base", home.models / base_digest)
         homes.append(home.root)
     return Consortium(

@@ -189,7 +189,6 @@ def _flamby_test_rows(labels: npt.NDArray[np.integer], rule: SplitRule) -> npt.N
     _, test = train_test_split(
         np.arange(len(labels)),
         test_size=rule.test_fraction,
-        train_size=round(1 - rule.test_fraction, 10),
         random_state=rule.seed,
         shuffle=True,
         stratify=stratify,

@@ -113,8 +113,9 @@ def model_card(plan: Plan, result: StudyResult) -> str:
     """Return the model card as Markdown: what it is, how it was made, what is promised and what is not."""
     privacy = plan.privacy
     promise = (
-        f"Record-level differential privacy at each site (trust model `{privacy.trust_model}`): the sites' ledgers"
-        f" allow at most epsilon {privacy.epsilon} at delta {privacy.delta} over all studies of the sequence."
+        f"Record-level differential privacy at each site (trust model `{privacy.trust_model}`): the plan asked for at"
+        f" most epsilon {privacy.epsilon} at delta {privacy.delta} over all studies of the sequence; what was spent"
+        " stands in each site's own ledger, under that site's cap."
         f" Clip norm {privacy.clip_norm}, noise multiplier {privacy.noise_multiplier}."
         if privacy.private
         else "None. The model may remember single patients; do not publish it."

@@ -43,11 +43,17 @@ class GridChannel:
         deadline = time.monotonic() + timeout_s
         while owed and time.monotonic() < deadline:
             for reply in self._grid.pull_messages(list(owed)):
-                yield owed.pop(reply.metadata.reply_to_message_id), self._reply_from(reply)
+                yield owed.pop(reply.metadata.reply_to_message_id), self._read(reply)
             if owed:
                 time.sleep(self._poll_interval_s)
         for address in owed.values():
             yield address, Failure(site="", code="timeout", reason=f"no reply within {timeout_s:g} seconds")
+
+    def _read(self, message: Message) -> Answer | Failure:
+        try:
+            return self._reply_from(message)
+        except (KeyError, ValueError, TypeError):
+            return Failure(site="", code="malformed", reason="the reply is not of the agreed form; check its version")
 
     def _reply_from(self, message: Message) -> Answer | Failure:
         if message.has_error():

@@ -44,11 +44,7 @@ def _start(settings: SimulationSettings, job_folder: Path | None) -> None:
     folder = RunFolder(root.absolute())
     folder.root.mkdir(parents=True, exist_ok=True)
     config.save(folder.config, msgspec.to_builtins(settings))
-    try:
-        _run(settings, folder)
-    except UsageError:
-        shutil.rmtree(folder.root)  # a mistake in settings or data leaves nothing half-written
-        raise
+    _run(settings, folder)
 
 
 def _resume(root: Path) -> None:
@@ -63,7 +59,12 @@ def _run(settings: SimulationSettings, folder: RunFolder) -> None:
 
     with _interruptible(f"resume with: fedmed simulate resume={folder.root}"), RunConsole() as console:
         simulation = Simulation(settings, folder, listener=console)
-        simulation.prepare()
+        try:
+            simulation.prepare()
+        except UsageError:
+            if not folder.base.exists():
+                shutil.rmtree(folder.root)  # a mistake in settings or data leaves nothing half-written
+            raise
         console.say(f"Run folder {folder.root}; if it is stopped: fedmed simulate resume={folder.root}")
         summary = simulation.run()
         write_report(settings, folder, summary, simulation.plans)

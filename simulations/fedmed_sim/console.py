@@ -96,8 +96,10 @@ class RunConsole:
         if summary.leaks is not None:
             out.print(
                 f"Identifiers: {summary.leaks.found} of {summary.leaks.planted} planted ones found in "
-                f"{summary.leaks.searched_bytes:,} bytes that the coordinator received or wrote",
+                f"{summary.leaks.searched_bytes:,} bytes that the coordinator received or wrote"
+                f"{'' if summary.leaks.whole else ' (messages from before the run was resumed were not searched)'}",
                 highlight=False,
+                soft_wrap=True,
             )
         for warning in summary.warnings:
             out.print(f"WARNING: {warning}", style="bold", highlight=False, soft_wrap=True)

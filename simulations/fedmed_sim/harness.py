@@ -21,6 +21,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ class Simulation:
         self._names: tuple[str, ...] = ()
         self._listener = listener
         self._seconds = _read_seconds(folder.seconds)
+        self._resumed = bool(self._seconds)
 
     def prepare(self) -> None:
         """Make every site's folder; a mistake in data or settings shows here.
@@ -110,7 +112,9 @@ class Simulation:
                 knowledge = load_knowledge(folder.study(index))
         if search is not None:
             search.feed_folder(folder.coordinator)
-        return self._summarise(plans, names, None if search is None else search.report())
+            search.feed_folder(folder.what_if / "study")
+        leaks = None if search is None else replace(search.report(), whole=not self._resumed)
+        return self._summarise(plans, names, leaks)
 
     def _naive_arm(self, runner: "_Studies", plan: Plan, knowledge: Knowledge) -> None:
         """Run the last study without consolidation on copies of the sites, as they are before it."""

@@ -31,6 +31,8 @@ class LeakReport:
     searched_bytes: int
     found: int
     places: tuple[str, ...]
+    whole: bool = True
+    """False after a resumption: messages from before the stop were not searched."""
 
 
 @dataclass(slots=True)

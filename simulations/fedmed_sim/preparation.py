@@ -26,7 +26,7 @@ from fedmed_sim.hospitals import write_hospitals
 from fedmed_sim.settings import SimulationSettings, views
 from fedmed_site.agent import SiteAgent
 from fedmed_site.home import SiteHome, SiteRecord
-from fedmed_site.policy import SitePolicy
+from fedmed_site.policy import AllowedView, SitePolicy
 
 SYNTHETIC = "synthetic"
 
@@ -49,7 +49,7 @@ def prepare_sites(settings: SimulationSettings, folder: RunFolder) -> tuple[str,
             SiteHome.create(folder.sites / name, record, pseudonym_key=_pseudonym_key(settings, name, source))
         agent = SiteAgent.open(folder.sites / name)
         if not agent.datasets.holds(settings.data.name):
-            reports[name] = agent.datasets.prepare(source, settings.data, DeidPolicy())
+            reports[name] = agent.prepare(source, settings.data, DeidPolicy())
         for view in views(settings):
             for split in ("train", "test"):
                 agent.datasets.load(view, split)
@@ -122,5 +122,9 @@ def _policy(settings: SimulationSettings) -> SitePolicy:
     return SitePolicy(
         cap_epsilon=settings.privacy.epsilon,
         delta=settings.privacy.delta,
+        views=tuple(
+            AllowedView(schema=view.schema, target=view.target, cohort_column=view.cohort_column, cohort=view.cohort)
+            for view in views(settings)
+        ),
         allow_simulated_noise=settings.privacy.noise == "simulated-seed",
     )

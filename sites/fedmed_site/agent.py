@@ -13,6 +13,7 @@ Rules:
 What it does not do: speak a transport, or hold state that a restart would lose.
 """
 
+import contextlib
 import hashlib
 import secrets
 import traceback
@@ -25,8 +26,11 @@ from torch import nn
 
 from fedmed import __version__
 from fedmed.audit import ChainLog
+from fedmed.data.schema import DataSet
 from fedmed.data.source import Cohort, Split
-from fedmed.errors import IntegrityError, PeerError, RefusedError
+from fedmed.deid.policy import DeidPolicy
+from fedmed.deid.tabular import DeidReport
+from fedmed.errors import DataError, IntegrityError, PeerError, RefusedError
 from fedmed.exchange import Answer, Failure, Task
 from fedmed.files import append_durable, locked
 from fedmed.learning.local import evaluate, fisher_sum, statistics_from_sum, statistics_sum, train_locally
@@ -42,7 +46,7 @@ from fedmed_site.home import SiteHome
 from fedmed_site.normaliser import Normaliser, Statistics
 from fedmed_site.replies import ReplyStore
 
-REASONS_THAT_MAY_LEAVE = (RefusedError, PeerError, IntegrityError)
+REASONS_THAT_MAY_LEAVE = (RefusedError, PeerError)
 RELEASES = frozenset({"train.fit", "train.fisher", "query.statistics"})
 
 
@@ -89,23 +93,45 @@ class SiteAgent:
         except REASONS_THAT_MAY_LEAVE as error:
             self._log(task)
             return Failure(site=self.name, code=type(error).__name__, reason=str(error))
+        except IntegrityError:
+            reason = f"stored state does not verify; the site's log has the details under {self._log(task)}"
+            return Failure(site=self.name, code="IntegrityError", reason=reason)
         except Exception:  # noqa: BLE001  nothing unforeseen may carry patient data to the coordinator
-            reference = self._log(task)
-            reason = f"internal failure; the site's log has the details under {reference}"
+            reason = f"internal failure; the site's log has the details under {self._log(task)}"
             return Failure(site=self.name, code="internal", reason=reason)
 
+    def prepare(self, source: Path, dataset: DataSet, policy: DeidPolicy) -> DeidReport:
+        """De-identify a table, and begin the budget ledger of its data set if this is the first time.
+
+        Raises:
+            DataError: The table is not what the schema says; nothing is kept of it.
+        """
+        path = self._ledger_path(dataset.name)
+        if not self.datasets.holds(dataset.name) and not path.is_file():
+            Ledger.create(
+                path,
+                dataset=dataset.name,
+                cap_epsilon=self._policy.cap,
+                delta=self._policy.delta,
+                accountant=PrvAccountant(),
+            )
+        return self.datasets.prepare(source, dataset, policy)
+
     def ledger(self, dataset: str) -> Ledger:
-        """Return the budget ledger of a data set, opened (or begun under the site's policy)."""
-        path = self._home.ledgers / f"{dataset}.jsonl"
-        if path.is_file():
-            return Ledger.open(path, PrvAccountant())
-        return Ledger.create(
-            path,
-            dataset=dataset,
-            cap_epsilon=self._policy.cap,
-            delta=self._policy.delta,
-            accountant=PrvAccountant(),
-        )
+        """Return the budget ledger of a prepared data set, with the cap that the policy has now.
+
+        Raises:
+            IntegrityError: It is missing or was begun under another delta; a new one would forget what was spent.
+        """
+        path = self._ledger_path(dataset)
+        if not path.is_file():
+            raise IntegrityError(f"expected the privacy ledger of {dataset}, found none; restore it from a backup")
+        ledger = Ledger.open(path, PrvAccountant())
+        if ledger.delta != self._policy.delta:
+            raise IntegrityError(f"the ledger of {dataset} counts at delta {ledger.delta}, the policy says another")
+        if ledger.cap_epsilon != self._policy.cap:
+            ledger.set_cap(self._policy.cap)
+        return ledger
 
     def _answer(self, plan_json: bytes, task: Task) -> Answer:
         plan = self._accept(plan_json, task)
@@ -129,10 +155,13 @@ class SiteAgent:
             raise RefusedError("expected the plan in canonical JSON, got another form of it")
         if task.action not in self._actions:
             raise RefusedError(f"this site does not know the action {task.action}; it runs fedmed {__version__}")
-        if task.round >= plan.training.rounds and task.action == "train.fit":
-            raise RefusedError(f"the plan has rounds 0 to {plan.training.rounds - 1}, the task asks for {task.round}")
+        rounds = plan.training.rounds if task.action == "train.fit" else 1
+        if task.round >= rounds:
+            raise RefusedError(f"the plan has {rounds} rounds of {task.action}, the task asks for number {task.round}")
         self._policy.check(plan)
-        self.datasets.check(plan.data)
+        for data in (plan.data, *plan.continual.earlier):
+            self._policy.check_view(data)
+            self.datasets.check(data)
         return plan
 
     # --- actions ---------------------------------------------------------------------------
@@ -144,18 +173,19 @@ class SiteAgent:
     def _statistics(self, plan: Plan, task: Task) -> Answer:
         if plan.data.normalisation != "federated":
             raise RefusedError(f"the plan normalises by {plan.data.normalisation} ranges; no statistics are needed")
-        cohort = self._cohort(plan.data, "train")
         self._charge(plan, _charge_id(task), _one_release(plan), purpose="statistics")
+        cohort = self._cohort(plan.data, "train")
         total = statistics_sum(cohort, privacy=plan.privacy, noise=self._noise(plan, task.action, task.round))
         return Answer(site=self.name, arrays={"sum": total}, facts={"weight": 1.0})
 
     def _fit(self, plan: Plan, task: Task) -> Answer:
         module, model = self._module(plan), _model(task)
         self._check_statistics(plan, task)
-        statistics = self._normaliser.statistics(plan.data, task, lambda data: self._own_statistics(plan, data))
-        train, test = (_normalised(self._cohort(plan.data, split), statistics) for split in ("train", "test"))
-        self.evaluations.add_round(plan, task.round, evaluate(module, model, test))
         self._charge(plan, _charge_id(task), _training(plan), purpose="training")
+        statistics = self._statistics_for(plan, plan.data, task)
+        train = _normalised(self._cohort(plan.data, "train"), statistics)
+        test = _normalised(self._cohort(plan.data, "test"), statistics)
+        self.evaluations.add_round(plan, task.round, evaluate(module, model, test))
         noise = self._noise(plan, task.action, task.round)
         trained = train_locally(module, model, train, training=plan.training, privacy=plan.privacy, noise=noise)
         weight = len(train.labels)
@@ -166,9 +196,8 @@ class SiteAgent:
         if not plan.continual.release_fisher:
             raise RefusedError("the plan does not ask for the Fisher information")
         module, model = self._module(plan), _model(task)
-        statistics = self._normaliser.statistics(plan.data, None, lambda data: self._own_statistics(plan, data))
-        train = _normalised(self._cohort(plan.data, "train"), statistics)
         self._charge(plan, _charge_id(task), _one_release(plan), purpose="Fisher information")
+        train = _normalised(self._cohort(plan.data, "train"), self._statistics_for(plan, plan.data, task))
         noise = self._noise(plan, task.action, task.round)
         total = fisher_sum(module, model, train, continual=plan.continual, privacy=plan.privacy, noise=noise)
         return Answer(site=self.name, arrays={"sum": total}, facts={"weight": float(len(train.labels))})
@@ -176,10 +205,12 @@ class SiteAgent:
     def _evaluate(self, plan: Plan, task: Task) -> Answer:
         module, model = self._module(plan), _model(task)
         for view, data in enumerate((plan.data, *plan.continual.earlier)):
-            self.datasets.check(data)
-            statistics = self._normaliser.statistics(data, None, lambda data: self._own_statistics(plan, data))
-            test = _normalised(self._cohort(data, "test"), statistics)
-            self.evaluations.add_final(plan, view, evaluate(module, model, test))
+            try:
+                statistics = self._statistics_for(plan, data, task if view == 0 else None)
+                test = _normalised(self._cohort(data, "test"), statistics)
+                self.evaluations.add_final(plan, view, evaluate(module, model, test))
+            except DataError:
+                self._log(task)  # whether a view has patients is not for the coordinator to know
         return Answer(site=self.name)
 
     # --- what the actions stand on ---------------------------------------------------------
@@ -201,23 +232,31 @@ class SiteAgent:
             raise RefusedError(f"this site trains on {self._policy.min_records} records or more; the view has fewer")
         return cohort
 
-    def _charge(self, plan: Plan, charge_id: str, event: Event | None, *, purpose: str) -> None:
-        """Charge the data set's ledger, durably, before anything is computed; no event means no protection."""
-        ledger = self.ledger(plan.data.schema)
+    def _charge(
+        self, plan: Plan, charge_id: str, event: Event | None, *, purpose: str, dataset: str | None = None
+    ) -> None:
+        """Charge a data set's ledger, durably, before a record is read; no event means no protection."""
+        ledger = self.ledger(dataset or plan.data.schema)
         if event is None:
             ledger.record_unprotected(charge_id, purpose=purpose)
         else:
             ledger.charge(charge_id, event, purpose=purpose)
 
-    def _own_statistics(self, plan: Plan, data: DataSpec) -> Statistics:
-        """Make this site's statistics of a view: computed from patients, so charged and noised."""
+    def _statistics_for(self, plan: Plan, data: DataSpec, task: Task | None) -> Statistics | None:
+        """Return what a view is standardised by; a site's own statistics are released once they are stored."""
         charge_id = f"{digest(data)}/statistics"
-        cohort = self._cohort(data, "train")
-        self._charge(plan, charge_id, _one_release(plan), purpose="statistics of the site")
-        total = statistics_sum(cohort, privacy=plan.privacy, noise=self._noise(plan, charge_id, 0))
-        self.ledger(data.schema).release(charge_id, hashlib.sha256(total.tobytes()).hexdigest())
-        mean, scale = statistics_from_sum(total)
-        return Statistics(mean=mean, scale=scale)
+
+        def own(data: DataSpec) -> Statistics:
+            self._charge(plan, charge_id, _one_release(plan), purpose="statistics of the site", dataset=data.schema)
+            cohort, noise = self._cohort(data, "train"), self._noise(plan, charge_id, 0)
+            mean, scale = statistics_from_sum(statistics_sum(cohort, privacy=plan.privacy, noise=noise))
+            return Statistics(mean=mean, scale=scale)
+
+        found = self._normaliser.statistics(data, task, own)
+        if found is not None and data.normalisation == "site":
+            stored = hashlib.sha256(found.mean.tobytes() + found.scale.tobytes()).hexdigest()
+            self.ledger(data.schema).release(charge_id, stored)
+        return found
 
     def _noise(self, plan: Plan, purpose: str, number: int) -> NoiseSource:
         """Return the operating system's noise, or a seeded stream where no privacy is claimed or it is simulated.
@@ -234,8 +273,12 @@ class SiteAgent:
         text = (
             f"--- {reference} {task.action} round {task.round} of plan {task.plan_digest}\n{traceback.format_exc()}\n"
         )
-        append_durable(self._home.log_path, text.encode())
+        with contextlib.suppress(OSError):  # a full disk must not turn into an exception text that leaves
+            append_durable(self._home.log_path, text.encode())
         return reference
+
+    def _ledger_path(self, dataset: str) -> Path:
+        return self._home.ledgers / f"{dataset}.jsonl"
 
 
 def _charge_id(task: Task) -> str:

@@ -69,11 +69,11 @@ def _reply(action: Action, message: Message, context: Context, locate: Callable[
         announced = context.run_config[PLAN_DIGEST_KEY]
         task = _task_from(action, message.content)
         agent = SiteAgent.open(locate(context))
+        if hashlib.sha256(plan_json).hexdigest() != announced:
+            return Failure(site=agent.name, code="ProtocolError", reason="the run's plan and its digest differ")
+        return agent.respond(plan_json, task)
     except Exception as error:  # noqa: BLE001  the text of an unforeseen error may name local paths
         return Failure(site="", code=type(error).__name__, reason="the site could not read the task; see its own log")
-    if hashlib.sha256(plan_json).hexdigest() != announced:
-        return Failure(site=agent.name, code="ProtocolError", reason="the run's plan and its digest differ")
-    return agent.respond(plan_json, task)
 
 
 def _task_from(action: Action, content: RecordDict) -> Task:

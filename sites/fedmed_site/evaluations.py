@@ -14,6 +14,8 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from fedmed.files import append_durable
 from fedmed.learning.local import Evaluation
 from fedmed.records import Plan, canonical_json, decode, digest
@@ -50,10 +52,11 @@ class EvaluationLog:
 
     def add_final(self, plan: Plan, view: int, evaluation: Evaluation) -> None:
         """Record how the released model does on one view, with its scores."""
+        finite = bool(np.isfinite(evaluation.scores).all())
         whole = replace(
             _record(FINAL, plan.training.rounds, view, evaluation),
-            scores=tuple(tuple(float(value) for value in row) for row in evaluation.scores),
-            labels=tuple(int(label) for label in evaluation.labels),
+            scores=tuple(tuple(float(value) for value in row) for row in evaluation.scores) if finite else (),
+            labels=tuple(int(label) for label in evaluation.labels) if finite else (),
         )
         self._append(plan, whole)
 

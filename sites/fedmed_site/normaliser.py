@@ -7,7 +7,8 @@ release like any other; by public ranges it costs nothing.
 Rules:
     * Statistics are fixed once per view of the data and stored, so that training,
       evaluation and a later study see the same numbers.
-    * Federated statistics come with the first round's task and are then pinned.
+    * Federated statistics come with the first round's task and are then pinned for that plan; a
+      later study that looks back at the view uses the latest ones.
 
 What it does not do: charge the ledger itself (the agent passes how).
 """
@@ -73,11 +74,12 @@ class Normaliser:
         """
         if data.normalisation == "public":
             return None
-        stored = self._read(data)
+        if data.normalisation == "site":
+            return self._read(digest(data)) or self._keep(compute(data), digest(data))
+        name = digest(data) if task is None else f"{task.plan_digest}-{digest(data)}"
+        stored = self._read(name)
         if stored is not None:
             return stored
-        if data.normalisation == "site":
-            return self._keep(data, compute(data))
         if task is None or "mean" not in task.arrays or "scale" not in task.arrays:
             raise RefusedError("expected federated statistics with the first round, got none")
         mean, scale = (np.asarray(task.arrays[name], dtype=np.float32) for name in ("mean", "scale"))
@@ -86,19 +88,20 @@ class Normaliser:
             raise RefusedError(
                 f"expected federated means within {LARGEST} and scales from {SMALLEST_SCALE}, got others"
             )
-        return self._keep(data, Statistics(mean=mean, scale=scale))
+        return self._keep(Statistics(mean=mean, scale=scale), name, digest(data))
 
-    def _read(self, data: DataSpec) -> Statistics | None:
-        path = self._path(data)
+    def _read(self, name: str) -> Statistics | None:
+        path = self._path(name)
         if not path.is_file():
             return None
         _, arrays = unpack(path.read_bytes(), _Head)
         return Statistics(mean=arrays["mean"], scale=arrays["scale"])
 
-    def _keep(self, data: DataSpec, statistics: Statistics) -> Statistics:
+    def _keep(self, statistics: Statistics, *names: str) -> Statistics:
         arrays = {"mean": statistics.mean, "scale": statistics.scale}
-        write_atomic(self._path(data), pack(_Head(), arrays))
+        for name in names:
+            write_atomic(self._path(name), pack(_Head(), arrays))
         return statistics
 
-    def _path(self, data: DataSpec) -> Path:
-        return self._folder / f"{digest(data)}.tensors"
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.tensors"

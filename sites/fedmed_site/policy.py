@@ -14,7 +14,17 @@ import math
 from dataclasses import dataclass
 
 from fedmed.errors import RefusedError
-from fedmed.records import Plan, require
+from fedmed.records import DataSpec, Plan, require
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllowedView:
+    """A part of a data set that the administrator lets studies train and evaluate on."""
+
+    schema: str
+    target: str
+    cohort_column: str | None = None
+    cohort: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +34,11 @@ class SitePolicy:
     cap_epsilon: float | None
     """Lifetime budget of each data set; None means unlimited, which unprotected training needs."""
     delta: float
+    views: tuple[AllowedView, ...] = ()
+    """What plans may name. Who may name any sub-cohort learns from which of them a task fails."""
     min_records: int = 20
+    max_steps: int = 100_000
+    """Most local steps of one study, over all its rounds."""
     allow_simulated_noise: bool = False
     """Only a simulated hospital may accept noise that a seed repeats."""
 
@@ -45,6 +59,9 @@ class SitePolicy:
         Raises:
             RefusedError: The plan asks for more than the policy allows; the message says what.
         """
+        steps = plan.training.rounds * plan.training.local_steps
+        if steps > self.max_steps:
+            raise RefusedError(f"this site allows {self.max_steps} local steps a study; the plan asks for {steps}")
         if not plan.privacy.private and self.cap_epsilon is not None:
             raise RefusedError("this site trains only with differential privacy; the plan has none")
         if plan.privacy.private and plan.privacy.delta > self.delta:
@@ -53,3 +70,13 @@ class SitePolicy:
             raise RefusedError(
                 f"this site draws noise from its operating system; the plan asks for {plan.privacy.noise}"
             )
+
+    def check_view(self, data: DataSpec) -> None:
+        """Raise unless the administrator allows this view.
+
+        Raises:
+            RefusedError: It is not on the list; whether it has patients does not matter.
+        """
+        view = AllowedView(schema=data.schema, target=data.target, cohort_column=data.cohort_column, cohort=data.cohort)
+        if view not in self.views:
+            raise RefusedError(f"this site allows no study of target {data.target!r} on that part of {data.schema!r}")

@@ -102,6 +102,30 @@ def test_a_site_that_raises_is_a_failure_without_its_text(tmp_path: Path) -> Non
     assert "Example" not in reply.reason
 
 
+def test_a_malformed_reply_is_that_sites_failure(tmp_path: Path) -> None:
+    """One hostile or outdated site can't end the exchange of the others with a crash."""
+    from fedmed.exchange import Failure, Task  # noqa: PLC0415  only this test speaks to the channel
+    from fedmed_server.strategy import GridChannel  # noqa: PLC0415  likewise
+
+    client, server, replies = ClientApp(), ServerApp(), []
+
+    @client.query("describe")
+    def answer(message: Message, context: Context) -> Message:
+        return Message(RecordDict({"something": ConfigRecord({"else": 1})}), reply_to=message)
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        channel = GridChannel(grid, poll_interval_s=0.01)
+        task = Task(action="query.describe", plan_digest="0" * 64)
+        replies.extend(channel.ask(task, channel.addresses(), timeout_s=20))
+
+    with open_engine("inprocess", workers=1) as engine:
+        engine.run(server, client, nodes=1, run_config={}, tap=lambda _data: None)
+    ((_, reply),) = replies
+    assert isinstance(reply, Failure)
+    assert reply.code == "malformed"
+
+
 def test_a_site_that_never_answers_times_out(tmp_path: Path) -> None:
     """The exchange ends after its time limit and says whom it waited for, so a round can go on without."""
     from fedmed.exchange import Failure, Task  # noqa: PLC0415  only this test speaks to the channel

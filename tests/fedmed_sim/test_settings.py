@@ -172,8 +172,8 @@ def test_a_first_study_has_nothing_to_consolidate_and_leaves_knowledge():
 
 def test_a_last_study_consolidates_and_releases_no_fisher():
     """It is pulled towards the earlier one, evaluated on its view too, and pays for nothing that nobody uses."""
-    last = plan(SETTINGS, 1, knowledge_digest="k" * 64).continual
-    assert (last.strength, last.release_fisher, last.knowledge_digest) == (4.0, False, "k" * 64)
+    last = plan(SETTINGS, 1, knowledge_digest="c" * 64).continual
+    assert (last.strength, last.release_fisher, last.knowledge_digest) == (4.0, False, "c" * 64)
     assert last.earlier == views(SETTINGS)[:1]
     assert (last.fisher_clip_norm, last.decay) == (0.25, 0.5)
 
@@ -208,7 +208,7 @@ def test_a_plan_survives_its_own_bytes(index: int):
 
 def test_the_naive_arm_differs_in_consolidation_only():
     """Same data, model, training and noise: the comparison shows what EWC does and nothing else."""
-    ewc = plan(SETTINGS, 1, knowledge_digest="k" * 64)
+    ewc = plan(SETTINGS, 1, knowledge_digest="c" * 64)
     naive = without_consolidation(ewc)
     assert not without_consolidation(plan(SETTINGS, 0)).continual.release_fisher
     assert (naive.continual.strength, naive.continual.release_fisher) == (0.0, False)

@@ -1,6 +1,7 @@
 """Behaviour of the site agent: what it answers, what it refuses, what it charges and what it never lets out."""
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from fedmed.exchange import Answer, Failure, Task
 from fedmed.privacy.ledger import Ledger
 from fedmed.records import DataSpec, Plan, canonical_json, digest
 from fedmed_site.agent import SiteAgent
+from fedmed_site.datasets import DataSets
 from fedmed_site.home import SiteHome, SiteRecord
 from fedmed_site.policy import SitePolicy
 
@@ -153,7 +155,7 @@ def test_another_plan_than_the_announced_one_is_refused(consortium: Consortium) 
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"schema": "../../etc"}, "holds no data set"),
+        ({"schema": "../../etc"}, "allows no study"),
         ({"schema_digest": "0" * 64}, "expected schema"),
     ],
 )
@@ -260,6 +262,160 @@ def test_every_answer_is_in_the_audit_log(consortium: Consortium) -> None:
     assert isinstance(answer, Answer)
     last = ChainLog(SiteHome(consortium.homes[0]).audit_path).entries()[-1]
     assert (last.kind, last.body["action"], last.body["answer"]) == ("answer", "train.fit", answer.digest())
+
+
+# --- what an attacker at the coordinator would try -------------------------------------------
+
+
+def set_policy(consortium: Consortium, **changes: object) -> None:
+    """Change the first site's policy, as its administrator would."""
+    home = SiteHome(consortium.homes[0])
+    home.record_path.write_bytes(canonical_json(SiteRecord(name="h1", policy=replace(home.record().policy, **changes))))
+
+
+@pytest.mark.parametrize("cohort", [("north",), ("south",), ("nowhere",)])
+def test_a_view_that_is_not_allowed_is_refused_alike_whether_it_has_patients_or_not(
+    consortium: Consortium, cohort: tuple[str, ...]
+) -> None:
+    """Naming sub-cohorts and watching which fail would tell exact counts; every unlisted one gets the same words."""
+    set_policy(consortium, views=SiteHome(consortium.homes[0]).record().policy.views[:1])
+    plan = consortium.plan()
+    data = replace(plan.data, cohort_column="ward", cohort=cohort)
+    for changed in (replace(plan, data=data), replace(plan, continual=replace(plan.continual, earlier=(data,)))):
+        failure = ask(consortium, changed, "evaluate.held_out", model=model())
+        assert isinstance(failure, Failure)
+        assert failure.reason == "this site allows no study of target 'ill' on that part of 'tiny'"
+
+
+def test_a_view_without_patients_evaluates_like_any_other(consortium: Consortium) -> None:
+    """Whether a listed cohort has patients at this site is not visible in the answer."""
+    views = SiteHome(consortium.homes[0]).record().policy.views
+    set_policy(consortium, views=(*views, replace(views[1], cohort=("nowhere",))))
+    plan = consortium.plan()
+    data = replace(plan.data, cohort_column="ward", cohort=("nowhere",))
+    plan = replace(plan, continual=replace(plan.continual, earlier=(data,)))
+    answer = ask(consortium, plan, "evaluate.held_out", model=model())
+    assert isinstance(answer, Answer)
+    assert [record.view for record in SiteAgent.open(consortium.homes[0]).evaluations.read(digest(plan))] == [0]
+
+
+@pytest.mark.parametrize("action", ["train.fisher", "evaluate.held_out", "query.describe"])
+def test_one_release_per_plan_and_action(consortium: Consortium, action: str) -> None:
+    """Round numbers can't be used to collect releases, or final results, that the plan never announced."""
+    failure = ask(consortium, consortium.plan(), action, 1, model=model())
+    assert isinstance(failure, Failure)
+    assert "1 rounds" in failure.reason
+
+
+def test_a_round_beyond_the_plan_is_refused(consortium: Consortium) -> None:
+    """The plan's number of rounds is what was calibrated; there is no round after it."""
+    failure = ask(consortium, consortium.plan(), "train.fit", 3, model=model())
+    assert isinstance(failure, Failure)
+    assert "3 rounds" in failure.reason
+
+
+def test_a_lowered_cap_holds_from_the_next_charge(capped: Consortium) -> None:
+    """The administrator's new cap counts, whatever the ledger was begun with."""
+    plan = capped.plan(privacy=PRIVATE)
+    assert isinstance(ask(capped, plan, "train.fit", model=model()), Answer)
+    set_policy(capped, cap_epsilon=0.001)
+    failure = ask(capped, plan, "train.fit", 1, model=model())
+    assert isinstance(failure, Failure)
+    assert failure.code == "BudgetError"
+
+
+def test_a_deleted_ledger_is_not_begun_anew(capped: Consortium) -> None:
+    """Losing the ledger must not give the budget back."""
+    plan = capped.plan(privacy=PRIVATE)
+    ask(capped, plan, "train.fit", model=model())
+    (SiteHome(capped.homes[0]).ledgers / "tiny.jsonl").unlink()
+    failure = ask(capped, plan, "train.fit", 1, model=model())
+    assert isinstance(failure, Failure)
+    assert failure.code == "IntegrityError"
+
+
+def test_a_failure_names_no_path_of_the_site(consortium: Consortium) -> None:
+    """Damaged state is reported without where it lies."""
+    plan = consortium.plan()
+    shutil.rmtree(SiteHome(consortium.homes[0]).models / plan.base_digest)
+    (SiteHome(consortium.homes[0]).data("tiny") / "table.parquet").write_bytes(b"damaged")
+    for action in ("query.describe", "train.fit"):
+        failure = ask(consortium, plan, action, model=model())
+        assert isinstance(failure, Failure)
+        assert "/" not in failure.reason
+
+
+@pytest.mark.parametrize("digest_of_base", ["../../etc", "A" * 64, "0" * 63, "0" * 64 + "/"])
+def test_a_digest_can_not_be_a_path(consortium: Consortium, digest_of_base: str) -> None:
+    """A digest names a folder at the site, so a plan with anything else does not exist."""
+    with pytest.raises(ValueError, match="base_digest must be 64 hexadecimal digits"):
+        consortium.plan(base_digest=digest_of_base)
+
+
+def test_a_view_has_one_name(consortium: Consortium) -> None:
+    """The same cohort in another order would be another key for stored statistics."""
+    with pytest.raises(ValueError, match="sorted and without repetition"):
+        replace(consortium.plan().data, cohort_column="ward", cohort=("south", "north"))
+
+
+def test_a_plan_can_not_hold_a_site_for_ever(consortium: Consortium) -> None:
+    """More local steps than the policy allows are refused before the accountant or the trainer sees them."""
+    plan = consortium.plan()
+    plan = replace(plan, training=replace(plan.training, local_steps=10**9))
+    failure = ask(consortium, plan, "train.fit", model=model())
+    assert isinstance(failure, Failure)
+    assert "100000 local steps" in failure.reason
+
+
+def test_a_crash_after_own_statistics_were_stored_does_not_block_the_study(
+    capped: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between storing and releasing its statistics, the site goes on with the stored ones, charged once."""
+    plan = capped.plan(privacy=PRIVATE)
+    plan = replace(plan, data=replace(plan.data, normalisation="site"))
+    original = Ledger.release
+
+    def die(self: Ledger, charge_id: str, reply_digest: str) -> None:
+        if charge_id.endswith("/statistics"):
+            raise SystemExit
+        original(self, charge_id, reply_digest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "release", die)
+        with pytest.raises(SystemExit):
+            ask(capped, plan, "train.fit", model=model())
+    assert isinstance(ask(capped, plan, "train.fit", model=model()), Answer)
+    assert len(SiteAgent.open(capped.homes[0]).ledger("tiny").events()) == 2
+
+
+def test_records_are_read_only_after_the_charge(capped: Consortium, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a record could make fail happens after the round was paid for, so a failure is no free answer."""
+    spent: list[float] = []
+    original = DataSets.load
+
+    def watch(self: DataSets, *arguments: object) -> object:
+        spent.append(Ledger.open(SiteHome(capped.homes[0]).ledgers / "tiny.jsonl", _accountant()).spent())
+        return original(self, *arguments)
+
+    monkeypatch.setattr(DataSets, "load", watch)
+    plan = capped.plan(privacy=PRIVATE)
+    for action in ("train.fit", "train.fisher"):
+        ask(capped, plan, action, model=model())
+    assert spent
+    assert min(spent) > 0
+
+
+def test_a_full_disk_does_not_let_the_logs_path_out(consortium: Consortium, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If even the site's own log can't be written, the coordinator still gets the sanitised reason."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "/site/secret/site.log")
+
+    monkeypatch.setattr("fedmed_site.agent.train_locally", fail)
+    monkeypatch.setattr("fedmed_site.agent.append_durable", fail)
+    failure = ask(consortium, consortium.plan(), "train.fit", model=model())
+    assert isinstance(failure, Failure)
+    assert "secret" not in failure.reason
 
 
 def _accountant() -> object:

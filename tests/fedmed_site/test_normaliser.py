@@ -149,7 +149,8 @@ def test_statistics_standardise_a_cohort():
 def test_damaged_statistics_are_refused(tmp_path: Path, damage: Callable[[bytes], bytes]):
     """A study doesn't go on with other numbers than it began with."""
     Normaliser(tmp_path).statistics(FEDERATED, task(1.0), never)
-    path = next(tmp_path.iterdir())
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(IntegrityError):
-        Normaliser(tmp_path).statistics(FEDERATED, task(1.0), never)
+    for path in tmp_path.iterdir():
+        path.write_bytes(damage(path.read_bytes()))
+    for later in (task(1.0), None):
+        with pytest.raises(IntegrityError):
+            Normaliser(tmp_path).statistics(FEDERATED, later, never)
