@@ -50,18 +50,10 @@ def check_content(wheel: Path) -> None:
 
 
 def install(wheel: Path, work: Path) -> Path:
-    """Install the wheel alone in a new environment whose dependencies are this environment's; return its Python."""
+    """Install the wheel and what it declares, nothing else, in a new environment; return its Python."""
     venv.create(work / "env", with_pip=True)
     python = work / "env" / "bin" / "python"
-    run(str(python), "-m", "pip", "install", "--quiet", "--no-deps", str(wheel))
-    ours = next(Path(sys.prefix).glob("lib/python*/site-packages"))
-    target = next((work / "env").glob("lib/python*/site-packages"))
-    bridge = work / "dependencies"
-    bridge.mkdir()
-    for entry in ours.iterdir():
-        if "fedmed" not in entry.name.lower():
-            (bridge / entry.name).symlink_to(entry)
-    (target / "dependencies.pth").write_text(f"{bridge}\n")
+    run(str(python), "-m", "pip", "install", "--quiet", "--constraint", str(ROOT / "constraints.txt"), str(wheel))
     return python
 
 
