@@ -4,7 +4,7 @@ Why it exists: every part of FedMed brings its own subcommand through the entry
 point group `fedmed.commands`; this module only dispatches.
 
 Rules:
-    * A `FedMedError` is printed as one line on standard error; exit code 2.
+    * A `FedMedError`, or the operating system's refusal, is one line on standard error; exit code 2.
     * Ctrl-C and SIGTERM end with what the subcommand has to say about resuming; exit code 130.
 
 What it does not do: parse a subcommand's own arguments.
@@ -49,6 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FedMedError as error:
         print(f"fedmed: {error}", file=sys.stderr)  # noqa: T201  the command line's output
         return error.exit_code
+    except OSError as error:  # a full disk, a folder that can't be written, a file where a folder belongs
+        place = f" ({error.filename})" if error.filename else ""
+        cure = "check the path, its permissions and the disk"
+        print(f"fedmed: {error.strerror or error}{place}; {cure}", file=sys.stderr)  # noqa: T201  likewise
+        return FedMedError.exit_code
     except KeyboardInterrupt as interruption:
         print(f"fedmed: stopped{_after(interruption)}", file=sys.stderr)  # noqa: T201  likewise
         return INTERRUPTED

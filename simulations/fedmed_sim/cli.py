@@ -44,7 +44,12 @@ def _start(settings: SimulationSettings, job_folder: Path | None) -> None:
     folder = RunFolder(root.absolute())
     folder.root.mkdir(parents=True, exist_ok=True)
     config.save(folder.config, msgspec.to_builtins(settings))
-    _run(settings, folder)
+    try:
+        _run(settings, folder)
+    except UsageError:
+        if not folder.base.exists():
+            shutil.rmtree(folder.root)  # a mistake in settings or data leaves nothing half-written
+        raise
 
 
 def _resume(root: Path) -> None:
@@ -59,12 +64,7 @@ def _run(settings: SimulationSettings, folder: RunFolder) -> None:
 
     with _interruptible(f"resume with: fedmed simulate resume={folder.root}"), RunConsole() as console:
         simulation = Simulation(settings, folder, listener=console)
-        try:
-            simulation.prepare()
-        except UsageError:
-            if not folder.base.exists():
-                shutil.rmtree(folder.root)  # a mistake in settings or data leaves nothing half-written
-            raise
+        simulation.prepare()
         console.say(f"Run folder {folder.root}; if it is stopped: fedmed simulate resume={folder.root}")
         summary = simulation.run()
         write_report(settings, folder, summary, simulation.plans)

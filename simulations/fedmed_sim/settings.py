@@ -101,6 +101,13 @@ class StudySettings:
     cohort_column: str | None = None
     cohort: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        require(bool(self.name) and self.name.isprintable(), "name must be printable and not empty")
+        require(
+            bool(self.cohort) == (self.cohort_column is not None),
+            "cohort and cohort_column are set together or not at all",
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
@@ -149,7 +156,7 @@ def views(settings: SimulationSettings) -> tuple[DataSpec, ...]:
             schema_digest=settings.data.schema.digest,
             target=study.target,
             cohort_column=study.cohort_column,
-            cohort=study.cohort,
+            cohort=tuple(sorted(set(study.cohort))),
             normalisation=settings.plan.normalisation,
         )
         for study in settings.scenario.studies

@@ -30,11 +30,11 @@ from fedmed.data.schema import DataSet
 from fedmed.data.source import Cohort, Split
 from fedmed.deid.policy import DeidPolicy
 from fedmed.deid.tabular import DeidReport
-from fedmed.errors import DataError, IntegrityError, PeerError, RefusedError
+from fedmed.errors import DataError, IntegrityError, ModelError, PeerError, RefusedError
 from fedmed.exchange import Answer, Failure, Task
 from fedmed.files import append_durable, locked
 from fedmed.learning.local import evaluate, fisher_sum, statistics_from_sum, statistics_sum, train_locally
-from fedmed.models import attach_adapter, load_module, state_digest
+from fedmed.models import Layout, attach_adapter, load_module, state_digest
 from fedmed.privacy.engine import PrvAccountant
 from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.noise import NoiseSource, SeededNoise, SystemNoise
@@ -179,13 +179,15 @@ class SiteAgent:
         return Answer(site=self.name, arrays={"sum": total}, facts={"weight": 1.0})
 
     def _fit(self, plan: Plan, task: Task) -> Answer:
-        module, model = self._module(plan), _model(task)
+        module = self._module(plan)
+        model = _model(task, module)
         self._check_statistics(plan, task)
-        self._charge(plan, _charge_id(task), _training(plan), purpose="training")
         statistics = self._statistics_for(plan, plan.data, task)
+        self._charge(plan, _charge_id(task), _training(plan), purpose="training")
         train = _normalised(self._cohort(plan.data, "train"), statistics)
         test = _normalised(self._cohort(plan.data, "test"), statistics)
-        self.evaluations.add_round(plan, task.round, evaluate(module, model, test))
+        if len(test):  # a small site may have nobody held out
+            self.evaluations.add_round(plan, task.round, evaluate(module, model, test))
         noise = self._noise(plan, task.action, task.round)
         trained = train_locally(module, model, train, training=plan.training, privacy=plan.privacy, noise=noise)
         weight = len(train.labels)
@@ -195,15 +197,18 @@ class SiteAgent:
     def _fisher(self, plan: Plan, task: Task) -> Answer:
         if not plan.continual.release_fisher:
             raise RefusedError("the plan does not ask for the Fisher information")
-        module, model = self._module(plan), _model(task)
+        module = self._module(plan)
+        model = _model(task, module)
+        statistics = self._statistics_for(plan, plan.data, task)
         self._charge(plan, _charge_id(task), _one_release(plan), purpose="Fisher information")
-        train = _normalised(self._cohort(plan.data, "train"), self._statistics_for(plan, plan.data, task))
+        train = _normalised(self._cohort(plan.data, "train"), statistics)
         noise = self._noise(plan, task.action, task.round)
         total = fisher_sum(module, model, train, continual=plan.continual, privacy=plan.privacy, noise=noise)
         return Answer(site=self.name, arrays={"sum": total}, facts={"weight": float(len(train.labels))})
 
     def _evaluate(self, plan: Plan, task: Task) -> Answer:
-        module, model = self._module(plan), _model(task)
+        module = self._module(plan)
+        model = _model(task, module)
         for view, data in enumerate((plan.data, *plan.continual.earlier)):
             try:
                 statistics = self._statistics_for(plan, data, task if view == 0 else None)
@@ -305,8 +310,17 @@ def _normalised(cohort: Cohort, statistics: Statistics | None) -> Cohort:
     return cohort if statistics is None else statistics.apply(cohort)
 
 
-def _model(task: Task) -> NDArray[np.float32]:
+def _model(task: Task, module: nn.Module) -> NDArray[np.float32]:
+    """Return the task's model, checked before anything is charged for it.
+
+    Raises:
+        RefusedError: There is none, or the module can't take it.
+    """
     model = task.arrays.get("model")
     if model is None:
         raise RefusedError(f"expected a model with {task.action}, got none")
+    try:
+        Layout.of(module).write(module, model)
+    except ModelError as error:
+        raise RefusedError(f"the model of {task.action} can't be used: {error}") from None
     return np.asarray(model, dtype=np.float32)

@@ -44,6 +44,10 @@ def test_privacy_off_is_a_group_option_not_a_boolean() -> None:
         (["engine=slurm"], "engine: expected one of: ray, inprocess; got 'slurm'"),
         (["model=linear", "model.adapter=lora"], "adapter=lora needs attention to adapt"),
         (["privacy=off", "privacy.epsilon=3"], r"privacy\.epsilon must be null with privacy=off"),
+        (
+            ["scenario.studies=[{name: a, target: readmitted_30d, cohort: [cardiology]}]"],
+            "cohort and cohort_column are set together",
+        ),
         (["scenario.studies=[]"], r"scenario\.studies must name at least one study"),
     ],
 )

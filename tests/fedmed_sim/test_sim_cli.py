@@ -261,6 +261,21 @@ def test_a_wrong_command_leaves_one_line_and_nothing_on_disk(
     assert not any((tmp_path / "runs").glob("*"))
 
 
+def test_a_file_where_a_folder_belongs_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The operating system's refusals are one line with the path and exit code 2, no traceback."""
+    (tmp_path / "file").write_text("")
+    assert simulate(f"out={tmp_path / 'file'}", *SMALL) == 2
+    (complaint,) = capsys.readouterr().err.splitlines()
+    assert complaint.startswith("fedmed: Not a directory")
+    assert str(tmp_path) in complaint
+
+
+def test_a_cohort_may_be_written_in_any_order(tmp_path: Path) -> None:
+    """Two wards in one study, in whatever order, are one view and train."""
+    both = "scenario.studies=[{name: a, target: long_stay, cohort_column: ward, cohort: [endocrinology, cardiology]}]"
+    assert result(run(tmp_path, *SMALL, both))["studies"] == ["a"]
+
+
 def test_a_resumed_run_keeps_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
     """resume= beside another setting is refused rather than half obeyed."""
     assert simulate("resume=somewhere", "seed=3") == 2

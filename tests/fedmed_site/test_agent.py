@@ -314,6 +314,16 @@ def test_a_round_beyond_the_plan_is_refused(consortium: Consortium) -> None:
     assert "3 rounds" in failure.reason
 
 
+@pytest.mark.parametrize("bad", [model(size=5), model(value=np.nan)], ids=["another size", "not a number"])
+def test_a_model_that_can_not_be_used_costs_nothing(capped: Consortium, bad: np.ndarray) -> None:
+    """A faulty coordinator's model is refused with its fault before the site's budget is touched."""
+    for action in ("train.fit", "train.fisher"):
+        failure = ask(capped, capped.plan(privacy=PRIVATE), action, model=bad)
+        assert isinstance(failure, Failure)
+        assert "can't be used" in failure.reason
+    assert SiteAgent.open(capped.homes[0]).ledger("tiny").spent() == 0
+
+
 def test_a_lowered_cap_holds_from_the_next_charge(capped: Consortium) -> None:
     """The administrator's new cap counts, whatever the ledger was begun with."""
     plan = capped.plan(privacy=PRIVATE)
