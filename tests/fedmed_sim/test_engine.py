@@ -11,6 +11,7 @@ from flwr.common.serde import message_from_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.server.superlink.fleet.vce import vce_api
 from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.task_identity import TaskIdentity
 
 from fedmed.errors import SiteFailureError
 from fedmed.records import AggregationSpec, Plan, canonical_json, digest
@@ -138,6 +139,7 @@ def test_a_site_that_never_answers_times_out(tmp_path: Path) -> None:
         def pull_messages(self, _ids: list[str]) -> list[Message]:
             return []
 
+    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1  # as Flower's runtime does for an app
     channel = GridChannel(DeafGrid(), poll_interval_s=0.001)  # type: ignore[arg-type]  # the two calls that are used
     replies = dict(channel.ask(Task(action="query.describe", plan_digest="0" * 64), (3, 5), timeout_s=0.01))
     assert set(replies) == {3, 5}
