@@ -41,6 +41,17 @@ class RunningSum:
         self.weight = 0.0
         self.contributions = 0
 
+    @classmethod
+    def of(cls, vector: NDArray[np.float64], *, weight: float, contributions: int) -> "RunningSum":
+        """Return a sum that was made elsewhere, over `contributions` terms of `weight` in all.
+
+        >>> RunningSum.of(np.array([9.0]), weight=3.0, contributions=2).mean()
+        array([3.])
+        """
+        total = cls(size=0)
+        total.vector, total.weight, total.contributions = vector, weight, contributions
+        return total
+
     def add(self, vector: NDArray[np.floating], *, weight: float) -> None:
         """Fold one contribution in.
 

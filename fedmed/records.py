@@ -37,6 +37,8 @@ LoraRule = Literal["ffa", "fedit"]
 Normalisation = Literal["public", "site", "federated"]
 TrustModel = Literal["none", "local"]
 NoiseSource = Literal["system", "simulated-seed"]
+AggregationKind = Literal["secure", "insecure"]
+OptimiserKind = Literal["fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad"]
 
 
 def canonical_json(record: object) -> bytes:
@@ -225,6 +227,8 @@ class TrainingSpec:
     momentum: float = 0.0
     average_from: float = 1.0
     """Fraction of the rounds after which the released model is the mean of the iterates; 1 = the last iterate."""
+    proximal: float = 0.0
+    """Mu of FedProx (Li et al. 2020), a pull towards the round's model that is added after the noise; 0 = off."""
 
     def __post_init__(self) -> None:
         require(self.rounds >= 1, f"rounds must be at least 1, got {self.rounds}")
@@ -236,6 +240,7 @@ class TrainingSpec:
         )
         require(0 <= self.momentum < 1, f"momentum must be in [0, 1), got {self.momentum}")
         require(0 <= self.average_from <= 1, f"average_from must be in [0, 1], got {self.average_from}")
+        require(0 <= self.proximal < math.inf, f"proximal must be at least 0, got {self.proximal}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,15 +285,56 @@ class PrivacySpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AggregationSpec:
-    """How updates become one. `insecure`: a weighted mean that the coordinator computes in the clear."""
+    """How updates become one.
 
-    kind: Literal["insecure"]
-    min_sites: int = 2
+    `secure`: the coordinator learns the sum over the sites of a round and nothing else (see `fedmed.secagg`).
+    `insecure`: a weighted mean that the coordinator computes in the clear.
+    """
+
+    kind: AggregationKind
+    min_sites: int = 3
+    sites_per_round: int | None = None
+    """How many sites each round invites; null = all of them."""
+    attempts: int = 3
+    """How often a round of secure aggregation is begun before the study stops; each time without who failed."""
     round_timeout_s: float = 600.0
+    """Longest wait for an exchange in which sites train."""
+    phase_timeout_s: float = 120.0
+    """Longest wait for an exchange in which they do not."""
 
     def __post_init__(self) -> None:
-        require(self.min_sites >= 1, f"min_sites must be at least 1, got {self.min_sites}")
+        least = 3 if self.kind == "secure" else 1
+        require(
+            self.min_sites >= least,
+            f"min_sites must be at least {least} for {self.kind} aggregation, got {self.min_sites}",
+        )
+        require(
+            self.sites_per_round is None or self.sites_per_round >= self.min_sites,
+            f"sites_per_round must be at least min_sites, got {self.sites_per_round} and {self.min_sites}",
+        )
+        require(self.attempts >= 1, f"attempts must be at least 1, got {self.attempts}")
         require(0 < self.round_timeout_s < math.inf, f"round_timeout_s must be above 0, got {self.round_timeout_s}")
+        require(0 < self.phase_timeout_s < math.inf, f"phase_timeout_s must be above 0, got {self.phase_timeout_s}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimiserSpec:
+    """What the coordinator does with the mean update, which is all that it sees (Reddi et al. 2021).
+
+    `fedavg` adds it to the model; the others keep moments of it. `beta_1` is the momentum of `fedavgm` too.
+    """
+
+    kind: OptimiserKind = "fedavg"
+    learning_rate: float = 1.0
+    beta_1: float = 0.9
+    beta_2: float = 0.99
+    tau: float = 1e-3
+
+    def __post_init__(self) -> None:
+        require(0 < self.learning_rate < math.inf, f"learning_rate must be above 0, got {self.learning_rate}")
+        require(0 <= self.beta_1 < 1, f"beta_1 must be in [0, 1), got {self.beta_1}")
+        require(0 <= self.beta_2 < 1, f"beta_2 must be in [0, 1), got {self.beta_2}")
+        require(0 < self.tau < math.inf, f"tau must be above 0, got {self.tau}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -330,6 +376,7 @@ class Plan:
     privacy: PrivacySpec
     aggregation: AggregationSpec
     continual: ContinualSpec
+    optimiser: OptimiserSpec = OptimiserSpec()
     version: int = PLAN_VERSION
 
     def __post_init__(self) -> None:

@@ -5,12 +5,14 @@ because every part but the wire is the one that ships.
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedmed.data.schema import Column, DataSet, Schema, SplitRule, Target
 from fedmed.deid.policy import DeidPolicy
@@ -27,11 +29,15 @@ from fedmed.records import (
     TrainingSpec,
     canonical_json,
 )
-from fedmed_server.aggregators import InsecureAggregator
+from fedmed.secagg.roster import Policy, Roster, RosterEntry, Segment, sign_roster
+from fedmed.secagg.roster_file import roster_to_bytes
+from fedmed.secagg.shamir import Entropy
 from fedmed_server.channel import Traffic
+from fedmed_server.server_app import aggregator_for
 from fedmed_server.study import StudyFolders, StudyRunner
 from fedmed_site.agent import SiteAgent
 from fedmed_site.home import SiteHome, SiteRecord
+from fedmed_site.participant import system_entropy
 from fedmed_site.policy import AllowedView, SitePolicy
 
 
@@ -47,19 +53,24 @@ class MemoryChannel:
     seen: list[tuple[int, Task, Answer | Failure]] = field(default_factory=list)
     before: Callable[[int, Task], None] = lambda _address, _task: None
     """Called before a site sees a task; may raise to kill the coordinator there."""
+    entropy_of: Callable[[str, bytes], Entropy] = system_entropy
 
     def addresses(self) -> tuple[int, ...]:
         return tuple(range(len(self.homes)))
 
-    def ask(self, task: Task, addresses: Sequence[int], *, timeout_s: float) -> Iterator[tuple[int, Answer | Failure]]:
-        for address in addresses:
+    def ask(self, tasks: Mapping[int, Task], *, timeout_s: float) -> Iterator[tuple[int, Answer | Failure]]:
+        for address, task in tasks.items():
+            self.before(address, task)
             if address in self.silent:
                 yield address, Failure(site="", code="timeout", reason=f"no reply within {timeout_s:g} seconds")
                 continue
-            self.before(address, task)
-            reply = SiteAgent.open(self.homes[address]).respond(self.plan_json, task)
+            reply = self.agent(address).respond(self.plan_json, task)
             self.seen.append((address, task, reply))
             yield address, reply
+
+    def agent(self, address: int) -> SiteAgent:
+        """Return the agent at an address, opened anew as after a restart."""
+        return SiteAgent.open(self.homes[address], entropy_of=self.entropy_of)
 
 
 class SilentListener:
@@ -134,6 +145,8 @@ class Consortium:
     base_digest: str
     dataset: DataSet
     patients: tuple[str, ...]
+    roster: Roster
+    consortium_key: Ed25519PrivateKey
 
     def plan(self, **changes: Any) -> Plan:
         """Return a small non-private plan of a linear model, with `changes` to its fields."""
@@ -162,7 +175,7 @@ class Consortium:
             plan,
             StudyFolders(base=self.base, state=state),
             channel=channel or self.channel(plan),
-            aggregator=InsecureAggregator(plan.aggregation),
+            aggregator=aggregator_for(plan, roster=self.roster, state=state),
             knowledge=knowledge,
             listener=SilentListener(),
         )
@@ -192,7 +205,9 @@ def build_consortium(root: Path, *, sites: int = 3, rows: int = 160, cap_epsilon
     base_digest = save_base(root / "base", architecture, build_module(architecture, seed=0))
     cohorts = [AllowedView(schema="tiny", target="ill", cohort_column="ward", cohort=(ward,)) for ward in WARDS]
     views = (AllowedView(schema="tiny", target="ill"), *cohorts)
-    policy = SitePolicy(cap_epsilon=cap_epsilon, delta=1e-5, views=views, allow_simulated_noise=True)
+    policy = SitePolicy(
+        cap_epsilon=cap_epsilon, delta=1e-5, views=views, allow_simulated_noise=True, allow_insecure_aggregation=True
+    )
     homes, patients = [], []
     for index in range(sites):
         record = SiteRecord(name=f"h{index + 1}", policy=policy)
@@ -202,6 +217,8 @@ def build_consortium(root: Path, *, sites: int = 3, rows: int = 160, cap_epsilon
         SiteAgent(home).prepare(table, dataset, DeidPolicy())
         shutil.copytree(root / "base", home.models / base_digest)
         homes.append(home.root)
+    key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+    roster = sign_in(homes, key)
     return Consortium(
         root=root,
         homes=tuple(homes),
@@ -209,4 +226,35 @@ def build_consortium(root: Path, *, sites: int = 3, rows: int = 160, cap_epsilon
         base_digest=base_digest,
         dataset=dataset,
         patients=tuple(patients),
+        roster=roster,
+        consortium_key=key,
     )
+
+
+def sign_in(homes: Sequence[Path], key: Ed25519PrivateKey, *, serial: int = 1, max_corrupt: int = 0) -> Roster:
+    """Sign a roster of the sites in `homes` and let each of them join; return it."""
+    agents = [SiteAgent.open(home) for home in homes]
+    reals = [
+        Segment(name=name, bits=32, kind="signed", clip=4.0, fraction_bits=22, max_length=1 << 20)
+        for name in ("delta", "fisher")
+    ]
+    aux = Segment(name="aux", bits=64, kind="integer", clip=2.0**40, fraction_bits=0, max_length=8)
+    roster = Roster(
+        serial=serial,
+        sites=tuple(RosterEntry(site=agent.name, signing_key=agent.membership.public_key()) for agent in agents),
+        policy=Policy(n_min=3, max_corrupt=max_corrupt, segments=(reals[0], aux, reals[1]), max_weight=256.0),
+    )
+    for agent in agents:
+        signed = roster_to_bytes(sign_roster(roster, key))
+        agent.membership.join(key.public_key().public_bytes_raw(), signed, now=datetime.now(UTC))
+    return roster
+
+
+def twin_of(consortium: Consortium, root: Path) -> Consortium:
+    """Return a copy of the consortium below `root`, keys and all."""
+    shutil.copytree(consortium.root, root)
+    homes = tuple(root / home.relative_to(consortium.root) for home in consortium.homes)
+    return replace(consortium, root=root, homes=homes, base=root / "base")
+
+
+SECURE = AggregationSpec(kind="secure", min_sites=3)

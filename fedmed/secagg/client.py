@@ -66,6 +66,10 @@ _REPEATS: Final[dict[Phase, type[CoordinatorMessage]]] = {
 """The request that led into a phase may come again, but only as it was."""
 
 
+Source = Contribution | Callable[[], Contribution]
+"""An update, or how to get it: it is asked for once every check of the request has passed."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Hand:
     """The arguments of one step, bundled for the handlers; it lives no longer than the step."""
@@ -75,7 +79,7 @@ class _Hand:
     model: bytes
     signing_key: Ed25519PrivateKey = field(repr=False)
     entropy: Entropy = field(repr=False)
-    contribution: Contribution | None = field(repr=False)
+    contribution: Source | None = field(repr=False)
 
 
 _Answer = tuple[ClientState, SiteMessage]
@@ -91,7 +95,7 @@ def step(
     model: bytes,
     signing_key: Ed25519PrivateKey,
     entropy: Entropy,
-    contribution: Contribution | None = None,
+    contribution: Source | None = None,
 ) -> tuple[ClientState, SiteMessage | None]:
     """Answer one message of the coordinator.
 
@@ -103,7 +107,8 @@ def step(
         model: The 32-byte digest of the model that this site holds.
         signing_key: Our Ed25519 key.
         entropy: A source of uniform bytes, `os.urandom` in production.
-        contribution: Our update; needed for a `MaskRequest`, also for its repetition.
+        contribution: Our update or how to make it; needed for a `MaskRequest`, also for its repetition.
+            What it raises refuses the attempt, and the message of a `FedMedError` goes out.
 
     Returns:
         The next state, to be stored first, and the reply, to be sent then (None if there is none).
@@ -261,7 +266,9 @@ def _pair_for_next(offer: Offer, hand: _Hand) -> KeyPair:
 
 def _require_update(hand: _Hand, offer: Offer) -> tuple[Contribution, tuple[bytes, ...]]:
     """Return the contribution and its ids, or raise if it does not fit the offer."""
-    contribution = uploading.require_contribution(hand.contribution, offer, hand.roster.policy)
+    source = hand.contribution
+    made = source() if callable(source) else source
+    contribution = uploading.require_contribution(made, offer, hand.roster.policy)
     return contribution, masking.update_ids(contribution, uploading.active_segments(offer, hand.roster.policy))
 
 

@@ -7,6 +7,7 @@ every site pins that key, and the roster's hash stands in every transcript.
 Rules:
     * A roster that exists is valid: names ascending, keys distinct, headroom for its smallest cohort.
     * A site accepts a roster only under the pinned consortium key and never an older serial than it has seen.
+    * A roster with dates is accepted only between them; whoever verifies one brings the present time.
     * Every gate of the protocol asks for `Policy.gate(threshold)` sites.
 
 What it does not do: hold private keys, or read files.
@@ -16,8 +17,10 @@ import itertools
 import math
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final, Literal
 
+import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -28,7 +31,10 @@ from fedmed.secagg import transcript
 VERSION: Final = 1
 PUBLIC_KEY_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64
+TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
+"""How a roster writes a moment: UTC, whole seconds, always this long."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 
 Kind = Literal["signed", "nonnegative", "integer"]
 
@@ -127,11 +133,17 @@ class RosterEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roster:
-    """The sites in ascending order of name; `serial` grows with each edition."""
+    """The sites in ascending order of name; `serial` grows with each edition.
+
+    `valid_from`, `valid_until`: the first and the last moment at which the roster is in force, as
+    `TIME_FORMAT`, or None for no such bound.
+    """
 
     serial: int
     sites: tuple[RosterEntry, ...]
     policy: Policy
+    valid_from: str | None = None
+    valid_until: str | None = None
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -140,6 +152,13 @@ class Roster:
         require_ascending(self.names)
         keys = {entry.signing_key for entry in self.sites}
         require(len(keys) == len(self.sites), "sites must have distinct signing keys")
+        for name in ("valid_from", "valid_until"):
+            require_moment(name, getattr(self, name))
+        if self.valid_from is not None and self.valid_until is not None:
+            require(
+                self.valid_from < self.valid_until,
+                f"valid_until must be after valid_from, got {self.valid_until} and {self.valid_from}",
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -147,8 +166,35 @@ class Roster:
         return tuple(entry.site for entry in self.sites)
 
     def digest(self) -> bytes:
-        """Return the 32-byte hash that stands for this roster in every transcript."""
-        return transcript.digest("roster", canonical_json(self))
+        """Return the 32-byte hash that stands for this roster in every transcript.
+
+        A date that is not set does not enter, so a roster without dates hashes as it did before there were any.
+        """
+        plain = msgspec.json.decode(canonical_json(self))
+        dateless = [name for name in ("valid_from", "valid_until") if plain[name] is None]
+        return transcript.digest("roster", canonical_json({k: v for k, v in plain.items() if k not in dateless}))
+
+    def require_current(self, now: datetime) -> None:
+        """Raise unless the roster is in force at `now`.
+
+        Args:
+            now: The present time, with its time zone.
+
+        Raises:
+            IntegrityError: It is too early or too late by this machine's clock.
+        """
+        moment = now.astimezone(UTC).strftime(TIME_FORMAT)
+        clock = f"this machine's clock says {moment} (UTC)"
+        if self.valid_from is not None and moment < self.valid_from:
+            raise IntegrityError(
+                f"roster: expected a time from {self.valid_from} on, when serial {self.serial} comes into force, but "
+                f"{clock}; set the clock if it is wrong (clock skew), else wait"
+            )
+        if self.valid_until is not None and moment > self.valid_until:
+            raise IntegrityError(
+                f"roster: expected one that is in force, but serial {self.serial} expired at {self.valid_until} and "
+                f"{clock}; fetch the current roster, or set the clock if it is wrong (clock skew)"
+            )
 
     def verify(self, site: str, signature: bytes, signed: bytes, *, what: str) -> None:
         """Raise unless `signature` is that of `site` over the 32-byte hash `signed`.
@@ -191,26 +237,67 @@ def sign_roster(roster: Roster, key: Ed25519PrivateKey) -> SignedRoster:
     return SignedRoster(roster=roster, signature=key.sign(_signed_bytes(roster)))
 
 
-def verify_roster(signed: SignedRoster, key: Ed25519PublicKey, *, least_serial: int) -> Roster:
-    """Return the roster if the pinned consortium key signed it and it is no older than `least_serial`.
+def verify_roster(
+    signed: SignedRoster, key: Ed25519PublicKey, *, least_serial: int, now: datetime | None = None
+) -> Roster:
+    """Return the roster if the pinned consortium key signed it, it is no older than `least_serial`, and in force.
+
+    Args:
+        signed: The roster as it came.
+        key: The pinned consortium key.
+        least_serial: The latest serial that this machine has seen, or 1.
+        now: The present time, with its time zone; it may be left out only for a roster without dates.
 
     Raises:
-        IntegrityError: Another key signed it, or it was changed, or it is an old edition.
+        IntegrityError: Another key signed it, or it was changed, it is an old edition, not yet
+            or no longer in force, or has dates and `now` was not given.
+    """
+    roster = verify_signature(signed, key)
+    if signed.roster.serial < least_serial:
+        raise IntegrityError(
+            f"roster: expected serial {least_serial} or later, got {roster.serial}; fetch the current roster"
+        )
+    if now is not None:
+        roster.require_current(now)
+    elif roster.valid_from is not None or roster.valid_until is not None:
+        raise IntegrityError("roster: expected the present time, because this roster has dates; verify it with `now`")
+    return roster
+
+
+def verify_signature(signed: SignedRoster, key: Ed25519PublicKey) -> Roster:
+    """Return the roster if `key` signed it, whatever its serial and dates: for reading earlier editions.
+
+    Raises:
+        IntegrityError: Another key signed it, or it was changed.
     """
     try:
         key.verify(signed.signature, _signed_bytes(signed.roster))
     except InvalidSignature:
-        raise IntegrityError("roster: expected the signature of the pinned consortium key, got another") from None
-    if signed.roster.serial < least_serial:
         raise IntegrityError(
-            f"roster: expected serial {least_serial} or later, got {signed.roster.serial}; fetch the current roster"
-        )
+            "roster: expected the signature of the pinned consortium key, got another; the roster was changed, or it "
+            "belongs to another consortium: compare the key's fingerprint, and fetch the roster again"
+        ) from None
     return signed.roster
 
 
 def require_name(name: str) -> None:
     """Raise `ValueError` unless `name` is a plain ASCII name of 1 to 64 characters."""
     require(_NAME.fullmatch(name) is not None, "a name must be 1 to 64 letters, digits, dots, dashes or underscores")
+
+
+def require_moment(name: str, value: str | None) -> None:
+    """Raise `ValueError` unless `value` is None or a real moment written as `TIME_FORMAT`.
+
+    >>> require_moment("valid_from", "2030-01-31T00:00:00Z")
+    """
+    if value is None:
+        return
+    message = f"{name} must be a moment in UTC like 2030-01-31T00:00:00Z, got {value!r}"
+    require(_TIME.fullmatch(value) is not None, message)
+    try:
+        datetime.strptime(value, TIME_FORMAT).replace(tzinfo=UTC)
+    except ValueError:
+        raise ValueError(message) from None
 
 
 def require_ascending(names: tuple[str, ...]) -> None:

@@ -1,8 +1,8 @@
-"""Turn one exchange with many sites into one sum.
+"""Turn one round of work at many sites into one sum per kind of work.
 
 Why it exists: the study needs a mean and does not care how it was protected.
-The protocol has a second implementation coming (secure aggregation); until then
-the coordinator sees every update, and every report says so.
+`secure` is the other implementation; here the coordinator sees every update, and
+every report says so.
 
 Rules:
     * Contributions are folded in the order of the sites' names, so that arrival
@@ -22,16 +22,16 @@ from numpy.typing import NDArray
 
 from fedmed.aggregation import RunningSum
 from fedmed.errors import ProtocolError, SiteFailureError
-from fedmed.exchange import Answer, Failure, Task
+from fedmed.exchange import Answer, Failure, Round, Task, Work
 from fedmed.records import AggregationSpec
 from fedmed_server.channel import Channel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Collected:
-    """What an exchange amounts to: a sum over all records of all contributors, and its weight."""
+    """What a round amounts to: per kind of work a sum over all records of all contributors, and its weight."""
 
-    total: RunningSum
+    totals: Mapping[Work, RunningSum]
     sites: tuple[str, ...]
     failures: tuple[Failure, ...]
 
@@ -42,18 +42,21 @@ class Aggregator(Protocol):
     kind: str
     secure: bool
 
-    def collect(self, channel: Channel, task: Task, cohort: Mapping[int, str]) -> Collected:
-        """Ask the cohort and return the sum of its answers.
+    def collect(self, channel: Channel, asked: Round, cohort: Mapping[int, str]) -> Collected:
+        """Ask the cohort and return the sums of its work.
 
         Args:
-            channel: Carries the exchange.
-            task: What is asked; every answer holds an additive array `sum` and a fact `weight`.
+            channel: Carries the exchanges.
+            asked: The work, its round and what it starts from.
             cohort: Site names by address.
 
         Raises:
             SiteFailureError: Too few sites contributed.
-            ProtocolError: A contribution has another size than the others, or is not finite.
+            ProtocolError: A contribution has another size than the round's, or is not finite.
         """
+
+    def finish(self, channel: Channel, cohort: Mapping[int, str]) -> None:
+        """Tell the cohort that the study is over."""
 
 
 class InsecureAggregator:
@@ -65,20 +68,33 @@ class InsecureAggregator:
     def __init__(self, spec: AggregationSpec) -> None:
         self._spec = spec
 
-    def collect(self, channel: Channel, task: Task, cohort: Mapping[int, str]) -> Collected:
+    def collect(self, channel: Channel, asked: Round, cohort: Mapping[int, str]) -> Collected:
         """See `Aggregator.collect`."""
-        answers, failures = gather(channel, task, cohort, timeout_s=self._spec.round_timeout_s)
-        require_enough(len(answers), failures, minimum=self._spec.min_sites, what=f"{task.action} {task.round}")
-        contributions = {name: _contribution(name, answer) for name, answer in answers.items()}
-        model = task.arrays.get("model")
-        size = max(len(vector) for vector, _ in contributions.values()) if model is None else len(model)
-        total = RunningSum(size=size)
-        for name, (vector, weight) in contributions.items():
-            try:
-                total.add(vector, weight=weight)
-            except ProtocolError as error:
-                raise ProtocolError(f"{name}: {error}") from None
-        return Collected(total=total, sites=tuple(contributions), failures=tuple(failures))
+        totals: dict[Work, RunningSum] = {}
+        failures: list[Failure] = []
+        sites = set(cohort.values())
+        for work in asked.works:
+            task = asked.task(work)
+            answers, failed = gather(channel, task, cohort, timeout_s=self._spec.round_timeout_s)
+            require_enough(len(answers), failed, minimum=self._spec.min_sites, what=f"{work} {asked.number}")
+            totals[work] = _sum(answers, size=asked.size)
+            failures += failed
+            sites &= set(answers)
+        return Collected(totals=totals, sites=tuple(sorted(sites)), failures=tuple(failures))
+
+    def finish(self, channel: Channel, cohort: Mapping[int, str]) -> None:
+        """See `Aggregator.finish`; there is nothing to end."""
+
+
+def _sum(answers: Mapping[str, Answer], *, size: int) -> RunningSum:
+    total = RunningSum(size=size)
+    for name, answer in answers.items():
+        mean, weight = _contribution(name, answer)
+        try:
+            total.add(mean * weight, weight=weight)
+        except ProtocolError as error:
+            raise ProtocolError(f"{name}: {error}") from None
+    return total
 
 
 def gather(
@@ -87,7 +103,7 @@ def gather(
     """Return the answers by site in the order of names, and the failures; names are those that the cohort knows."""
     answers: dict[str, Answer] = {}
     failures: list[Failure] = []
-    for address, reply in channel.ask(task, sorted(cohort), timeout_s=timeout_s):
+    for address, reply in channel.ask(dict.fromkeys(sorted(cohort), task), timeout_s=timeout_s):
         name = cohort[address] or (reply.site or f"node {address}")
         if isinstance(reply, Failure):
             failures.append(Failure(site=name, code=reply.code, reason=reply.reason))
@@ -96,18 +112,18 @@ def gather(
     return {name: answers[name] for name in sorted(answers)}, sorted(failures, key=lambda failure: failure.site)
 
 
-def _contribution(name: str, answer: Answer) -> tuple[NDArray[np.floating], float]:
-    """Return an answer's sum and weight.
+def _contribution(name: str, answer: Answer) -> tuple[NDArray[np.float64], float]:
+    """Return an answer's mean and weight.
 
     Raises:
         ProtocolError: It holds no such array or number; the message names the site.
     """
-    vector, weight = answer.arrays.get("sum"), answer.facts.get("weight")
-    if not (isinstance(vector, np.ndarray) and vector.ndim == 1 and np.issubdtype(vector.dtype, np.floating)):
-        raise ProtocolError(f"{name}: expected a vector called sum, got none; check the site's version")
+    mean, weight = answer.arrays.get("mean"), answer.facts.get("weight")
+    if not (isinstance(mean, np.ndarray) and mean.ndim == 1 and np.issubdtype(mean.dtype, np.floating)):
+        raise ProtocolError(f"{name}: expected a vector called mean, got none; check the site's version")
     if not isinstance(weight, int | float):
         raise ProtocolError(f"{name}: expected a number called weight, got none; check the site's version")
-    return vector, float(weight)
+    return mean.astype(np.float64), float(weight)
 
 
 def require_enough(got: int, failures: Sequence[Failure], *, minimum: int, what: str) -> None:

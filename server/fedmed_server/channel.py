@@ -6,7 +6,7 @@ Why it exists: the study, the aggregator and the tests need `ask`; only
 What it does not do: decide whom to ask, or what to do with an answer.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,8 +35,8 @@ class Channel(Protocol):
     def addresses(self) -> tuple[int, ...]:
         """Return the addresses of the sites that are connected now, sorted."""
 
-    def ask(self, task: Task, addresses: Sequence[int], *, timeout_s: float) -> Iterator[tuple[int, Answer | Failure]]:
-        """Send `task` to every address and yield each reply as it arrives.
+    def ask(self, tasks: Mapping[int, Task], *, timeout_s: float) -> Iterator[tuple[int, Answer | Failure]]:
+        """Send each address its task and yield each reply as it arrives, holding one at a time.
 
         A site that does not reply in `timeout_s` seconds yields a `Failure` with code `timeout`.
         """

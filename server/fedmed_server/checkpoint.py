@@ -10,6 +10,7 @@ Rules:
 What it does not do: hold anything of a single site.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from fedmed.records import require
 from fedmed.tensors import pack, unpack
 
 Vector = NDArray[np.float64]
+_MOMENT = "moment-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -34,6 +36,8 @@ class Progress:
     average: Vector
     """Sum of the iterates that the released model averages, shape `[size]`."""
     averaged: int = 0
+    moments: Mapping[str, Vector] = field(default_factory=dict)
+    """What the server-side optimiser remembers, each of shape `[size]`."""
     mean: NDArray[np.float32] | None = None
     scale: NDArray[np.float32] | None = None
     bytes_up: int = 0
@@ -69,6 +73,7 @@ def save_progress(path: Path, progress: Progress) -> None:
     arrays: dict[str, NDArray[np.floating]] = {"model": progress.model, "average": progress.average}
     if progress.mean is not None and progress.scale is not None:
         arrays |= {"mean": progress.mean, "scale": progress.scale}
+    arrays |= {f"{_MOMENT}{name}": value for name, value in progress.moments.items()}
     write_atomic(path, pack(head, arrays))
 
 
@@ -91,6 +96,7 @@ def load_progress(path: Path, *, plan_digest: str) -> Progress | None:
         model=arrays["model"],
         average=arrays["average"],
         averaged=head.averaged,
+        moments={name[len(_MOMENT) :]: value for name, value in arrays.items() if name.startswith(_MOMENT)},
         mean=arrays.get("mean"),
         scale=arrays.get("scale"),
         bytes_up=head.bytes_up,

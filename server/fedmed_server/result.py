@@ -120,8 +120,10 @@ def model_card(plan: Plan, result: StudyResult) -> str:
         if privacy.private
         else "None. The model may remember single patients; do not publish it."
     )
-    if privacy.noise == "simulated-seed":
+    if privacy.private and privacy.noise == "simulated-seed":
         promise += " **The noise came from a seed: this is a simulation and protects nobody.**"
+    insecure = result.aggregation == "insecure"
+    seen = "each site's update" if insecure else "sums over the sites of a round and nothing of one site"
     loading = (
         "`PeftModel.from_pretrained(base, 'model')`, where `base` is the module in `../base`"
         " (`fedmed.models.load_module`)"
@@ -148,7 +150,7 @@ features normalised by {NORMALISATIONS[plan.data.normalisation]}. No record left
 {promise}
 
 ## Aggregation
-`{result.aggregation}`{": the coordinator saw each site's update." if result.aggregation == "insecure" else ""}
+`{result.aggregation}`: the coordinator saw {seen}.
 
 ## Loading
 {loading}

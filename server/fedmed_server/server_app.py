@@ -6,14 +6,18 @@ What it does not do: plan, calibrate, or keep anything that a checkpoint does no
 """
 
 import hashlib
+from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedmed.errors import ProtocolError
+from fedmed.errors import ProtocolError, UsageError
 from fedmed.learning.ewc import Knowledge
 from fedmed.records import Plan, decode
+from fedmed.secagg.roster import Roster
 from fedmed_server.aggregators import Aggregator, InsecureAggregator
+from fedmed_server.attempt_store import AttemptStore
+from fedmed_server.secure import SecureAggregator
 from fedmed_server.strategy import GridChannel
 from fedmed_server.study import Listener, StudyFolders, StudyRunner
 
@@ -26,6 +30,7 @@ def build_server_app(
     *,
     knowledge: Knowledge | None,
     listener: Listener,
+    roster: Roster | None = None,
     poll_interval_s: float = 0.2,
 ) -> ServerApp:
     """Return the ServerApp of one study.
@@ -34,6 +39,7 @@ def build_server_app(
         folders: Where the base and the study's state are.
         knowledge: What earlier studies left behind.
         listener: Told of rounds and failures.
+        roster: The consortium's verified roster, which secure aggregation needs.
         poll_interval_s: Seconds between looks for replies.
     """
     app = ServerApp()
@@ -45,7 +51,7 @@ def build_server_app(
             plan,
             folders,
             channel=GridChannel(grid, poll_interval_s=poll_interval_s),
-            aggregator=aggregator_for(plan),
+            aggregator=aggregator_for(plan, roster=roster, state=folders.state),
             knowledge=knowledge,
             listener=listener,
         ).run()
@@ -53,9 +59,23 @@ def build_server_app(
     return app
 
 
-def aggregator_for(plan: Plan) -> Aggregator:
-    """Return the aggregator that the plan names."""
-    return InsecureAggregator(plan.aggregation)
+def aggregator_for(plan: Plan, *, roster: Roster | None, state: Path) -> Aggregator:
+    """Return the aggregator that the plan names.
+
+    Args:
+        plan: Says which.
+        roster: Needed for secure aggregation.
+        state: The study's folder.
+
+    Raises:
+        UsageError: The plan has secure aggregation and there is no roster.
+    """
+    if plan.aggregation.kind == "insecure":
+        return InsecureAggregator(plan.aggregation)
+    if roster is None:
+        raise UsageError("expected the consortium's signed roster for secure aggregation, got none; sign one first")
+    store = AttemptStore(state / "secagg")
+    return SecureAggregator(plan.aggregation, roster=roster, store=store, rounds=plan.training.rounds)
 
 
 def plan_from(context: Context) -> Plan:

@@ -4,7 +4,8 @@ Why it exists: Flower's `send_and_receive` sleeps three seconds between looks an
 holds all replies; the study wants each reply as it arrives.
 
 Rules:
-    * Push to all, then pull what is still owed; a reply is matched by the message it answers.
+    * Push to all, then pull what is still owed, one reply at a time, so that large ones never pile up here;
+      a reply is matched by the message it answers.
     * An error reply comes from Flower (a dead node, a crashed app); its text is not passed on.
     * The layout of messages is the one that `fedmed_site.client_app` reads.
 
@@ -12,7 +13,8 @@ What it does not do: aggregate, retry, or choose the cohort.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from typing import cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -34,20 +36,28 @@ class GridChannel:
         """Return the identifiers of the connected nodes, sorted."""
         return tuple(sorted(self._grid.get_node_ids()))
 
-    def ask(self, task: Task, addresses: Sequence[int], *, timeout_s: float) -> Iterator[tuple[int, Answer | Failure]]:
+    def ask(self, tasks: Mapping[int, Task], *, timeout_s: float) -> Iterator[tuple[int, Answer | Failure]]:
         """See `Channel.ask`."""
-        content = _content_of(task)
-        messages = [Message(content, dst_node_id=address, message_type=task.action) for address in addresses]
-        self.traffic.down += _size(content) * len(messages)
-        owed = dict(zip(self._grid.push_messages(messages), addresses, strict=True))
+        owed = self._push(tasks)
         deadline = time.monotonic() + timeout_s
         while owed and time.monotonic() < deadline:
-            for reply in self._grid.pull_messages(list(owed)):
-                yield owed.pop(reply.metadata.reply_to_message_id), self._read(reply)
+            for identifier in list(owed):
+                for reply in self._grid.pull_messages([identifier]):
+                    yield owed.pop(identifier), self._read(reply)
             if owed:
                 time.sleep(self._poll_interval_s)
         for address in owed.values():
             yield address, Failure(site="", code="timeout", reason=f"no reply within {timeout_s:g} seconds")
+
+    def _push(self, tasks: Mapping[int, Task]) -> dict[str, int]:
+        """Send the tasks and return whom each message identifier belongs to; equal tasks are encoded once."""
+        contents = {id(task): _content_of(task) for task in tasks.values()}
+        messages = []
+        for address, task in sorted(tasks.items()):
+            content = contents[id(task)]
+            self.traffic.down += _size(content)
+            messages.append(Message(content, dst_node_id=address, message_type=task.action))
+        return dict(zip(self._grid.push_messages(messages), sorted(tasks), strict=True))
 
     def _read(self, message: Message) -> Answer | Failure:
         try:
@@ -65,17 +75,23 @@ class GridChannel:
         if failure is not None:
             return Failure(site=str(failure["site"]), code=str(failure["code"]), reason=str(failure["reason"]))
         answer = message.content.config_records["answer"]
-        facts: dict[str, str | float] = {key: str(value) for key, value in answer.items() if key != "site"}
+        facts: dict[str, str | float] = {
+            key: str(value) for key, value in answer.items() if key not in ("site", "message")
+        }
         for key, value in message.content.metric_records["numbers"].items():
             if isinstance(value, int | float):
                 facts[key] = float(value)
         arrays = {name: array.numpy() for name, array in message.content.array_records["arrays"].items()}
-        return Answer(site=str(answer["site"]), arrays=arrays, facts=facts)
+        return Answer(site=str(answer["site"]), arrays=arrays, facts=facts, message=cast("bytes", answer.get("message", b"")))
 
 
 def _content_of(task: Task) -> RecordDict:
     arrays = {name: Array(np.ascontiguousarray(array)) for name, array in task.arrays.items()}
     config = ConfigRecord({"plan-digest": task.plan_digest, "round": task.round})
+    if task.works:
+        config["works"] = " ".join(task.works)
+    if task.message:
+        config["message"] = task.message  # Flower can't count the bytes of empty values, so they are left out
     return RecordDict({"arrays": ArrayRecord(arrays), "task": config})
 
 

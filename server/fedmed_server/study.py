@@ -12,7 +12,7 @@ What it does not do: start transports, calibrate noise, see a record or a metric
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -22,14 +22,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedmed.errors import IntegrityError, ProtocolError
-from fedmed.exchange import Answer, Failure, Task
+from fedmed.exchange import Answer, Failure, Round, Task
 from fedmed.learning.ewc import Knowledge, accumulate, consolidate, fisher_from_sum
-from fedmed.learning.local import statistics_from_sum
+from fedmed.learning.local import statistics_from_sum, statistics_scale
 from fedmed.models import Architecture, Layout, attach_adapter, load_module, state_digest
 from fedmed.records import Plan, digest
 from fedmed_server.aggregators import Aggregator, Collected, gather, require_enough
 from fedmed_server.channel import Channel
 from fedmed_server.checkpoint import Progress, load_progress, save_progress
+from fedmed_server.optimisers import apply_mean
 from fedmed_server.result import StudyResult, load_result, save_result
 
 Vector = NDArray[np.float64]
@@ -100,7 +101,9 @@ class StudyRunner:
         architecture, module = load_module(self._folders.base, expected_digest=self._plan.base_digest)
         module = attach_adapter(module, self._plan.model, seed=self._plan.seed)
         cohort = self._describe(state_digest(module))
-        progress = self._begin(Layout.of(module), Layout.of(module).read(module).astype(np.float64), cohort)
+        layout = Layout.of(module)
+        start_model = layout.read(module).astype(np.float64)
+        progress = self._begin(layout, start_model, cohort, features=architecture.features)
         progress = _add_seconds(progress, "enrol", began)
         self._listener.study_started(self._plan, first_round=progress.round, sites=tuple(sorted(cohort.values())))
         while progress.round < self._plan.training.rounds:
@@ -113,7 +116,7 @@ class StudyRunner:
         everybody = dict.fromkeys(self._channel.addresses(), "")
         cohort: dict[int, str] = {}
         failures: list[Failure] = []
-        for address, reply in self._channel.ask(task, sorted(everybody), timeout_s=self._timeout_s):
+        for address, reply in self._channel.ask(dict.fromkeys(sorted(everybody), task), timeout_s=self._timeout_s):
             if isinstance(reply, Failure):
                 failures.append(replace(reply, site=reply.site or f"node {address}"))
             elif reply.facts.get("start") != start:
@@ -128,7 +131,7 @@ class StudyRunner:
         require_enough(len(cohort), failures, minimum=self._plan.aggregation.min_sites, what=self._plan.study)
         return cohort
 
-    def _begin(self, layout: Layout, initial: Vector, cohort: Mapping[int, str]) -> Progress:
+    def _begin(self, layout: Layout, initial: Vector, cohort: Mapping[int, str], *, features: int) -> Progress:
         stored = load_progress(self._checkpoint_path, plan_digest=self._digest)
         if stored is not None:
             return stored
@@ -140,8 +143,9 @@ class StudyRunner:
             initial = self._knowledge.anchor
         progress = Progress(plan_digest=self._digest, round=0, model=initial, average=np.zeros_like(initial))
         if self._plan.data.normalisation == "federated":
-            collected = self._collect(Task(action="query.statistics", plan_digest=self._digest), cohort)
-            mean, scale = statistics_from_sum(collected.total.vector)
+            asked = Round(works=("query.statistics",), plan_digest=self._digest, size=2 * features + 1)
+            total = self._collect(asked, cohort).totals["query.statistics"]
+            mean, scale = statistics_from_sum(total.vector / statistics_scale(features))
             progress = replace(progress, mean=mean, scale=scale)
         save_progress(self._checkpoint_path, progress)
         return progress
@@ -151,9 +155,21 @@ class StudyRunner:
         arrays = {"model": progress.model.astype(np.float32)}
         if progress.mean is not None and progress.scale is not None:
             arrays |= {"mean": progress.mean, "scale": progress.scale}
-        task = Task(action="train.fit", plan_digest=self._digest, round=progress.round, arrays=arrays)
-        collected = self._collect(task, cohort)
-        aggregate = arrays["model"].astype(np.float64) + collected.total.mean()
+        asked = Round(
+            works=("train.fit",),
+            plan_digest=self._digest,
+            number=progress.round,
+            arrays=arrays,
+            size=len(progress.model),
+        )
+        collected = self._collect(asked, invited(self._plan, progress.round, cohort))
+        aggregate, moments = apply_mean(
+            self._plan.optimiser,
+            arrays["model"].astype(np.float64),
+            collected.totals["train.fit"].mean(),
+            number=progress.round,
+            moments=progress.moments,
+        )
         model = consolidate(aggregate, self._knowledge, strength=self._plan.continual.strength)
         averaging = progress.round + 1 > self._plan.training.average_from * self._plan.training.rounds
         progress = replace(
@@ -162,6 +178,7 @@ class StudyRunner:
             model=model,
             average=progress.average + model if averaging else progress.average,
             averaged=progress.averaged + averaging,
+            moments=moments,
         )
         save_progress(self._checkpoint_path, progress)
         self._listener.round_finished(
@@ -188,6 +205,7 @@ class StudyRunner:
         knowledge = accumulate(
             self._knowledge, anchor=arrays["model"].astype(np.float64), fisher=fisher, decay=self._plan.continual.decay
         )
+        self._aggregator.finish(self._channel, cohort)
         progress = _add_seconds(self._with_traffic(progress), "fisher", began)
         result = StudyResult(
             plan_digest=self._digest,
@@ -215,11 +233,12 @@ class StudyRunner:
     def _fisher(self, arrays: Mapping[str, NDArray[np.float32]], cohort: Mapping[int, str]) -> Vector:
         if not self._plan.continual.release_fisher:
             return np.zeros(arrays["model"].shape)
-        collected = self._collect(Task(action="train.fisher", plan_digest=self._digest, arrays=arrays), cohort)
-        return fisher_from_sum(collected.total.vector, collected.total.weight)
+        asked = Round(works=("train.fisher",), plan_digest=self._digest, arrays=arrays, size=len(arrays["model"]))
+        total = self._collect(asked, cohort).totals["train.fisher"]
+        return fisher_from_sum(total.vector, total.weight)
 
-    def _collect(self, task: Task, cohort: Mapping[int, str]) -> Collected:
-        collected = self._aggregator.collect(self._channel, task, cohort)
+    def _collect(self, asked: Round, cohort: Mapping[int, str]) -> Collected:
+        collected = self._aggregator.collect(self._channel, asked, cohort)
         self._report(collected.failures)
         return collected
 
@@ -248,11 +267,26 @@ class _Watched:
     def addresses(self) -> tuple[int, ...]:
         return self._channel.addresses()
 
-    def ask(self, task: Task, addresses: Sequence[int], *, timeout_s: float) -> Iterator[tuple[int, Answer | Failure]]:
-        for address, reply in self._channel.ask(task, addresses, timeout_s=timeout_s):
+    def ask(self, tasks: Mapping[int, Task], *, timeout_s: float) -> Iterator[tuple[int, Answer | Failure]]:
+        for address, reply in self._channel.ask(tasks, timeout_s=timeout_s):
             if isinstance(reply, Answer):
-                self._listener.site_answered(self._plan, task, reply.site)
+                self._listener.site_answered(self._plan, tasks[address], reply.site)
             yield address, reply
+
+
+def invited(plan: Plan, number: int, cohort: Mapping[int, str]) -> dict[int, str]:
+    """Return whom a round invites: everybody, or as many as the plan says, drawn anew each round.
+
+    The draw follows from the plan's seed and the round, so a resumed round invites the same sites. It
+    protects nobody and no accounting counts on it.
+    """
+    wanted = plan.aggregation.sites_per_round
+    if wanted is None or wanted >= len(cohort):
+        return dict(cohort)
+    rng = np.random.default_rng([plan.seed, number])
+    by_name = sorted((name, address) for address, name in cohort.items())
+    chosen = rng.choice(len(by_name), size=wanted, replace=False)
+    return {by_name[place][1]: by_name[place][0] for place in sorted(chosen)}
 
 
 def _add_seconds(progress: Progress, phase: str, began: float) -> Progress:

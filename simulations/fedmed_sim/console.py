@@ -52,7 +52,8 @@ class RunConsole:
 
     def site_answered(self, plan: Plan, task: Task, site: str) -> None:  # noqa: ARG002  the protocol's signature
         """See `Listener`."""
-        if task.action == "train.fit" and site in self._sites:
+        trained = task.action == "train.fit" or (task.action == "train.mask" and "train.fit" in task.works)
+        if trained and site in self._sites:
             self._progress.advance(self._sites[site])
 
     def round_finished(self, plan: Plan, number: int, *, sites: tuple[str, ...], seconds: float) -> None:  # noqa: ARG002  the protocol's signature

@@ -4,7 +4,8 @@ Layout of a run's folder:
     config.yaml            what was run
     hospitals/             raw tables of synthetic hospitals (real ones stay where they are)
     sites/NAME/            one folder per site, as on an appliance
-    coordinator/           all that a coordinator has: base, checkpoints, results
+    consortium/            the consortium's key, which signs the roster
+    coordinator/           all that a coordinator has: roster, base, checkpoints, results
     what-if/               copies for the arm without consolidation
     summary.json, index.html, metrics.csv, plots/
 
@@ -40,6 +41,21 @@ class RunFolder:
     def sites(self) -> Path:
         """One folder per site."""
         return self.root / "sites"
+
+    @property
+    def consortium(self) -> Path:
+        """What only the consortium has."""
+        return self.root / "consortium"
+
+    @property
+    def consortium_key(self) -> Path:
+        """The raw Ed25519 key that signs rosters."""
+        return self.consortium / "consortium.key"
+
+    @property
+    def roster(self) -> Path:
+        """The signed roster, as the coordinator has it."""
+        return self.coordinator / "roster.json"
 
     @property
     def coordinator(self) -> Path:

@@ -33,10 +33,13 @@ from fedmed.files import write_atomic
 from fedmed.learning.ewc import Knowledge, knowledge_to_bytes
 from fedmed.privacy.engine import PrvAccountant
 from fedmed.records import Plan, canonical_json, digest
+from fedmed.secagg.roster import Roster
 from fedmed_server.result import StudyResult, load_knowledge, load_result
 from fedmed_server.server_app import PLAN_DIGEST_KEY, PLAN_KEY, build_server_app
 from fedmed_server.study import Listener, StudyFolders
+from fedmed_sim.consortium import found_consortium, read_roster
 from fedmed_sim.engine import Engine, open_engine, partition_of
+from fedmed_sim.entropy import SimulatedEntropy
 from fedmed_sim.folder import RunFolder
 from fedmed_sim.leaks import LeakReport, LeakSearch
 from fedmed_sim.preparation import planted_identifiers, prepare_base, prepare_sites
@@ -54,6 +57,7 @@ from fedmed_sim.summary import (
 )
 from fedmed_site.agent import SiteAgent
 from fedmed_site.client_app import build_client_app
+from fedmed_site.participant import system_entropy
 
 POLL_INTERVAL_S = 0.02
 
@@ -78,6 +82,8 @@ class Simulation:
         """
         with self._phase("prepare"):
             self._names = prepare_sites(self._settings, self._folder)
+            if self._settings.secagg.kind == "secure":
+                found_consortium(self._settings, self._folder, self._names)
 
     def run(self) -> Summary:
         """Run what is not yet there, after `prepare`, and return the summary.
@@ -96,7 +102,9 @@ class Simulation:
         plans = self.plans
         knowledge: Knowledge | None = None
         with open_engine(settings.engine, workers=min(settings.workers, len(names))) as engine:
-            runner = _Studies(engine, names, self._listener, search)
+            roster = read_roster(folder) if settings.secagg.kind == "secure" else None
+            entropy_of = SimulatedEntropy(settings.seed) if settings.privacy.noise == "simulated-seed" else None
+            runner = _Studies(engine, names, self._listener, search, roster=roster, entropy_of=entropy_of)
             for index in range(len(settings.scenario.studies)):
                 plan = plan_of(
                     settings, index, base_digest=base_digest, privacy=privacy, knowledge_digest=_digest_of(knowledge)
@@ -200,7 +208,18 @@ class Simulation:
 class _Studies:
     """Runs studies one after the other on one engine."""
 
-    def __init__(self, engine: Engine, names: Sequence[str], listener: Listener, search: LeakSearch | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        names: Sequence[str],
+        listener: Listener,
+        search: LeakSearch | None,
+        *,
+        roster: Roster | None,
+        entropy_of: SimulatedEntropy | None,
+    ) -> None:
+        self._roster = roster
+        self._entropy_of = entropy_of
         self._engine = engine
         self._names = names
         self._listener = listener
@@ -213,13 +232,14 @@ class _Studies:
             StudyFolders(base=base, state=state),
             knowledge=knowledge,
             listener=self._listener,
+            roster=self._roster,
             poll_interval_s=POLL_INTERVAL_S,
         )
         folders = [sites / name for name in self._names]
         plan_json = canonical_json(plan).decode()
         self._engine.run(
             server,
-            build_client_app(_locator(folders)),
+            build_client_app(_locator(folders), entropy_of=self._entropy_of or system_entropy),
             nodes=len(folders),
             run_config={PLAN_KEY: plan_json, PLAN_DIGEST_KEY: digest(plan)},
             tap=lambda data: self._feed(data, plan.study),

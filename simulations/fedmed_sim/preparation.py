@@ -40,7 +40,8 @@ def prepare_sites(settings: SimulationSettings, folder: RunFolder) -> tuple[str,
     """
     root, names = _raw_tables(settings, folder)
     if len(names) < settings.secagg.min_sites:
-        raise ConfigError(f"secagg.min_sites: the data has {len(names)} sites, got {settings.secagg.min_sites}")
+        hint = "; two sites can only use secagg=insecure" if settings.secagg.kind == "secure" and len(names) < 3 else ""
+        raise ConfigError(f"secagg.min_sites: the data has {len(names)} sites, got {settings.secagg.min_sites}{hint}")
     reports: dict[str, DeidReport] = {}
     for name in names:
         source = locate(root, settings.data.schema, name)
@@ -127,4 +128,5 @@ def _policy(settings: SimulationSettings) -> SitePolicy:
             for view in views(settings)
         ),
         allow_simulated_noise=settings.privacy.noise == "simulated-seed",
+        allow_insecure_aggregation=settings.secagg.kind == "insecure",
     )

@@ -12,14 +12,17 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from fedmed.data.schema import DataSet
+from fedmed.errors import ConfigError
 from fedmed.privacy.plan import Accountant, Event, calibrate
 from fedmed.records import (
+    AggregationKind,
     AggregationSpec,
     ContinualSpec,
     DataSpec,
     ModelSpec,
     NoiseSource,
     Normalisation,
+    OptimiserSpec,
     Plan,
     PrivacySpec,
     TrainingSpec,
@@ -27,6 +30,7 @@ from fedmed.records import (
     digest,
     require,
 )
+from fedmed.secagg.roster import Policy, Segment
 
 EngineKind = Literal["ray", "inprocess"]
 
@@ -41,6 +45,7 @@ class PlanSettings:
     learning_rate: float
     momentum: float
     average_from: float
+    proximal: float
     normalisation: Normalisation
     consolidation: float
     fisher_clip_norm: float
@@ -61,6 +66,7 @@ class PlanSettings:
             learning_rate=self.learning_rate,
             momentum=self.momentum,
             average_from=self.average_from,
+            proximal=self.proximal,
         )
 
 
@@ -90,6 +96,75 @@ class PrivacySettings:
     def private(self) -> bool:
         """Whether sites clip, add noise and charge."""
         return self.trust_model != "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecaggSettings:
+    """How updates are aggregated, and the roster's policy of the simulated consortium."""
+
+    kind: AggregationKind
+    min_sites: int
+    sites_per_round: int | None
+    attempts: int
+    round_timeout_s: float
+    phase_timeout_s: float
+    max_corrupt: int
+    """How many sites may side with the coordinator."""
+    max_weight: float | None
+    """W_max, the most training records that a site may weigh; null = what the largest site needs."""
+    bits: Literal[16, 32]
+    """Of the ring that updates are summed in; 16 halves the bytes and is coarser by 2^12."""
+    clip: float
+    """Largest coordinate of an update, weighted by w / W_max."""
+
+    def __post_init__(self) -> None:
+        self.spec()
+        if self.kind == "secure":
+            require(
+                self.min_sites >= self.max_corrupt + 2,
+                f"min_sites must be at least max_corrupt + 2, got {self.min_sites} and {self.max_corrupt}",
+            )
+        require(self.max_corrupt >= 0, f"max_corrupt must be at least 0, got {self.max_corrupt}")
+        require(self.max_weight is None or self.max_weight > 0, f"max_weight must be above 0, got {self.max_weight}")
+        require(0 < self.clip < math.inf, f"clip must be above 0, got {self.clip}")
+
+    def spec(self) -> AggregationSpec:
+        """Return the part that stands in a plan."""
+        return AggregationSpec(
+            kind=self.kind,
+            min_sites=self.min_sites,
+            sites_per_round=self.sites_per_round,
+            attempts=self.attempts,
+            round_timeout_s=self.round_timeout_s,
+            phase_timeout_s=self.phase_timeout_s,
+        )
+
+    def policy(self, *, sites: int, max_weight: float) -> Policy:
+        """Return the roster's policy for a consortium of `sites`: the finest rounding that leaves headroom for all.
+
+        Raises:
+            ConfigError: The ring is too small for so many sites.
+        """
+        reals = [self._finest(name, sites=sites) for name in ("delta", "fisher")]
+        aux = Segment(name="aux", bits=64, kind="integer", clip=2.0**48, fraction_bits=0, max_length=64)
+        return Policy(
+            n_min=self.min_sites,
+            max_corrupt=self.max_corrupt,
+            segments=(reals[0], aux, reals[1]),
+            max_weight=self.max_weight or max_weight,
+        )
+
+    def _finest(self, name: str, *, sites: int) -> Segment:
+        for fraction_bits in range(self.bits - 1, 0, -1):
+            found = Segment(
+                name=name, bits=self.bits, kind="signed", clip=self.clip, fraction_bits=fraction_bits, max_length=2**31
+            )
+            if found.has_headroom(sites):
+                return found
+        raise ConfigError(
+            f"secagg.bits: a ring of {self.bits} bits has no room for {sites} sites at clip {self.clip:g};"
+            " use bits=32 or a smaller clip"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +214,8 @@ class SimulationSettings:
     data: DataSet
     scenario: Scenario
     privacy: PrivacySettings
-    secagg: AggregationSpec
+    secagg: SecaggSettings
+    optimiser: OptimiserSpec
     version: Literal[1] = 1
 
     def __post_init__(self) -> None:
@@ -219,7 +295,8 @@ def plan_of(
         base_digest=base_digest,
         training=settings.plan.training(),
         privacy=privacy,
-        aggregation=settings.secagg,
+        aggregation=settings.secagg.spec(),
+        optimiser=settings.optimiser,
         continual=ContinualSpec(
             strength=settings.plan.consolidation if index else 0.0,
             release_fisher=index + 1 < len(all_views),

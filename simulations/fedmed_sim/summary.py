@@ -125,6 +125,8 @@ def warnings_of(plans: Sequence[Plan], results: Sequence[StudyResult], *, secure
     found = []
     if not secure:
         found.append("aggregation was insecure: the coordinator saw every site's update and its number of records")
+    elif plan.privacy.noise == "simulated-seed":
+        found.append("keys and masks came from a seed (privacy.noise=simulated-seed): they repeat and hide nothing")
     if not plan.privacy.private:
         found.append("training had no differential privacy: the model may remember single patients")
     elif plan.privacy.noise == "simulated-seed":

@@ -6,9 +6,10 @@ logged once. A simulation calls it in-process; an appliance feeds it from its Su
 
 Rules:
     * Order of a private answer: policy, charge (durable), compute, store (durable), log, send.
+    * Under secure aggregation, work leaves only inside a masked vector; in clear only where plan and policy say so.
     * A repeated question gets the stored bytes; nothing is charged or drawn twice.
     * What leaves as a failure is sanitised; details go to the site's own log.
-    * Evaluations of held-out patients stay at the site.
+    * torch is loaded by the first task that needs it (`training`), not by the others.
 
 What it does not do: speak a transport, or hold state that a restart would lose.
 """
@@ -18,67 +19,75 @@ import hashlib
 import secrets
 import traceback
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
-from torch import nn
+from typing import TYPE_CHECKING, get_args
 
 from fedmed import __version__
 from fedmed.audit import ChainLog
 from fedmed.data.schema import DataSet
-from fedmed.data.source import Cohort, Split
 from fedmed.deid.policy import DeidPolicy
 from fedmed.deid.tabular import DeidReport
-from fedmed.errors import DataError, IntegrityError, ModelError, PeerError, RefusedError
-from fedmed.exchange import Answer, Failure, Task
+from fedmed.errors import IntegrityError, PeerError, RefusedError
+from fedmed.exchange import ACTIONS, Answer, Failure, Phase, Task, Work
 from fedmed.files import append_durable, locked
-from fedmed.learning.local import evaluate, fisher_sum, statistics_from_sum, statistics_sum, train_locally
-from fedmed.models import Layout, attach_adapter, load_module, state_digest
-from fedmed.privacy.engine import PrvAccountant
 from fedmed.privacy.ledger import Ledger
-from fedmed.privacy.noise import NoiseSource, SeededNoise, SystemNoise
-from fedmed.privacy.plan import Event
-from fedmed.records import DataSpec, Plan, canonical_json, decode, digest
+from fedmed.records import Plan, canonical_json, decode
+from fedmed.secagg.shamir import Entropy
 from fedmed_site.datasets import DataSets
 from fedmed_site.evaluations import EvaluationLog
 from fedmed_site.home import SiteHome
-from fedmed_site.normaliser import Normaliser, Statistics
-from fedmed_site.replies import ReplyStore
+from fedmed_site.membership import Membership
+from fedmed_site.participant import Participant, system_entropy
+from fedmed_site.replies import ReplyStore, charge_id
+
+if TYPE_CHECKING:
+    from fedmed_site.training import Trainer
 
 REASONS_THAT_MAY_LEAVE = (RefusedError, PeerError)
-RELEASES = frozenset({"train.fit", "train.fisher", "query.statistics"})
+
+
+def utc_now() -> datetime:
+    """Return the present time."""
+    return datetime.now(UTC)
 
 
 class SiteAgent:
     """One hospital's agent over its folder."""
 
-    def __init__(self, home: SiteHome) -> None:
+    def __init__(
+        self,
+        home: SiteHome,
+        *,
+        entropy_of: Callable[[str, bytes], Entropy] = system_entropy,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        """Take up a site's folder.
+
+        Args:
+            home: The folder.
+            entropy_of: The generator of keys and masks, for a site and a request; only a simulation passes another.
+            now: The clock, for rosters.
+        """
         record = home.record()
         self.name = record.name
         self.audit = ChainLog(home.audit_path)
         self.evaluations = EvaluationLog(home.evaluations)
         self.datasets = DataSets(home, self.audit)
+        self.membership = Membership(home)
         self._home = home
         self._policy = record.policy
         self._replies = ReplyStore(home.replies)
-        self._normaliser = Normaliser(home.normalisation)
-        self._actions: dict[str, Callable[[Plan, Task], Answer]] = {
-            "query.describe": self._describe,
-            "query.statistics": self._statistics,
-            "train.fit": self._fit,
-            "train.fisher": self._fisher,
-            "evaluate.held_out": self._evaluate,
-        }
+        self._participant = Participant(home, name=self.name, entropy_of=entropy_of, now=now)
 
     @classmethod
-    def open(cls, root: Path) -> "SiteAgent":
+    def open(cls, root: Path, *, entropy_of: Callable[[str, bytes], Entropy] = system_entropy) -> "SiteAgent":
         """Return the agent of the site in `root`.
 
         Raises:
             UsageError: There is no site there.
         """
-        return cls(SiteHome.open(root))
+        return cls(SiteHome.open(root), entropy_of=entropy_of)
 
     def respond(self, plan_json: bytes, task: Task) -> Answer | Failure:
         """Answer one task, or say why not in words that may leave the site.
@@ -94,11 +103,9 @@ class SiteAgent:
             self._log(task)
             return Failure(site=self.name, code=type(error).__name__, reason=str(error))
         except IntegrityError:
-            reason = f"stored state does not verify; the site's log has the details under {self._log(task)}"
-            return Failure(site=self.name, code="IntegrityError", reason=reason)
+            return Failure(site=self.name, code="IntegrityError", reason=self._unverified(task))
         except Exception:  # noqa: BLE001  nothing unforeseen may carry patient data to the coordinator
-            reason = f"internal failure; the site's log has the details under {self._log(task)}"
-            return Failure(site=self.name, code="internal", reason=reason)
+            return Failure(site=self.name, code="internal", reason=self._unforeseen(task))
 
     def prepare(self, source: Path, dataset: DataSet, policy: DeidPolicy) -> DeidReport:
         """De-identify a table, and begin the budget ledger of its data set if this is the first time.
@@ -106,6 +113,8 @@ class SiteAgent:
         Raises:
             DataError: The table is not what the schema says; nothing is kept of it.
         """
+        from fedmed.privacy.engine import PrvAccountant  # noqa: PLC0415  it imports torch
+
         path = self._ledger_path(dataset.name)
         if not self.datasets.holds(dataset.name) and not path.is_file():
             Ledger.create(
@@ -123,6 +132,8 @@ class SiteAgent:
         Raises:
             IntegrityError: It is missing or was begun under another delta; a new one would forget what was spent.
         """
+        from fedmed.privacy.engine import PrvAccountant  # noqa: PLC0415  it imports torch
+
         path = self._ledger_path(dataset)
         if not path.is_file():
             raise IntegrityError(f"expected the privacy ledger of {dataset}, found none; restore it from a backup")
@@ -135,17 +146,76 @@ class SiteAgent:
 
     def _answer(self, plan_json: bytes, task: Task) -> Answer:
         plan = self._accept(plan_json, task)
-        answer = self._replies.find(task)
-        if answer is None:
-            answer = self._actions[task.action](plan, task)
-            self._replies.keep(task, answer)
-        if task.action in RELEASES:
-            self.ledger(plan.data.schema).release(_charge_id(task), answer.digest())
+        if task.action in get_args(Phase):
+            answer = self._phase(plan, task)
+        elif task.action in get_args(Work):
+            answer = self._work(plan, task, spent=lambda _answer: False)
+        elif task.action == "evaluate.held_out":
+            answer = self._evaluate(plan, task)
+        else:
+            answer = self._trainer().describe(plan)
         self.audit.append(
             "answer",
             {"plan": task.plan_digest, "action": task.action, "round": task.round, "answer": answer.digest()},
         )
         return answer
+
+    def _phase(self, plan: Plan, task: Task) -> Answer:
+        """Answer a phase of secure aggregation; the vector that leaves is masked."""
+
+        def work(inner: Task, spent: Callable[[Answer], bool]) -> Answer:
+            try:
+                return self._work(plan, inner, spent=spent)
+            except REASONS_THAT_MAY_LEAVE:
+                self._log(inner)
+                raise
+            except IntegrityError:
+                raise RefusedError(self._unverified(inner)) from None
+            except Exception:  # noqa: BLE001  its text would leave in a refusal
+                raise RefusedError(self._unforeseen(inner)) from None
+
+        return self._participant.answer(
+            task,
+            work,
+            log_clipped=lambda segment, count: self._write_log(
+                f"{task.action} round {task.round} of plan {task.plan_digest}:"
+                f" {count} values of {segment} were beyond the roster's clip and were cut to it"
+            ),
+        )
+
+    def _work(self, plan: Plan, task: Task, *, spent: Callable[[Answer], bool]) -> Answer:
+        """Return stored work, or do it, store it and note that it may leave."""
+        stored = self._replies.find(task)
+        edition = 0 if stored is None else stored.edition
+        if stored is None or spent(stored.answer):
+            edition += stored is not None
+            answer = self._trainer().work(plan, task, edition=edition)
+            self._replies.keep(task, answer, edition=edition)
+        else:
+            answer = stored.answer
+        self.ledger(plan.data.schema).release(charge_id(task, edition), answer.digest())
+        return answer
+
+    def _evaluate(self, plan: Plan, task: Task) -> Answer:
+        stored = self._replies.find(task)
+        if stored is not None:
+            return stored.answer
+        answer = self._trainer().evaluate(plan, task)
+        self._replies.keep(task, answer)
+        return answer
+
+    def _trainer(self) -> "Trainer":
+        from fedmed_site.training import Trainer  # noqa: PLC0415  it imports torch
+
+        return Trainer(
+            self._home,
+            name=self.name,
+            policy=self._policy,
+            datasets=self.datasets,
+            evaluations=self.evaluations,
+            ledger=self.ledger,
+            log=self._log,
+        )
 
     def _accept(self, plan_json: bytes, task: Task) -> Plan:
         if hashlib.sha256(plan_json).hexdigest() != task.plan_digest:
@@ -153,9 +223,14 @@ class SiteAgent:
         plan = decode(plan_json, Plan)
         if canonical_json(plan) != plan_json:
             raise RefusedError("expected the plan in canonical JSON, got another form of it")
-        if task.action not in self._actions:
+        if task.action not in ACTIONS:
             raise RefusedError(f"this site does not know the action {task.action}; it runs fedmed {__version__}")
-        rounds = plan.training.rounds if task.action == "train.fit" else 1
+        phased = task.action in get_args(Phase)
+        if phased and not (task.works and set(task.works) <= set(get_args(Work))):
+            raise RefusedError(f"expected {task.action} to say what the round is for, got no work that this site knows")
+        if phased != (plan.aggregation.kind == "secure") and (phased or task.action in get_args(Work)):
+            raise RefusedError(f"the plan has {plan.aggregation.kind} aggregation, which knows no {task.action}")
+        rounds = plan.training.rounds if "train.fit" in (task.action, *task.works) else 1
         if task.round >= rounds:
             raise RefusedError(f"the plan has {rounds} rounds of {task.action}, the task asks for number {task.round}")
         self._policy.check(plan)
@@ -164,163 +239,22 @@ class SiteAgent:
             self.datasets.check(data)
         return plan
 
-    # --- actions ---------------------------------------------------------------------------
+    def _unverified(self, task: Task) -> str:
+        return f"stored state does not verify; the site's log has the details under {self._log(task)}"
 
-    def _describe(self, plan: Plan, task: Task) -> Answer:  # noqa: ARG002  every action has one signature
-        """Say which software and which start the site has, so that a mismatch shows before training."""
-        return Answer(site=self.name, facts={"fedmed": __version__, "start": state_digest(self._module(plan))})
-
-    def _statistics(self, plan: Plan, task: Task) -> Answer:
-        if plan.data.normalisation != "federated":
-            raise RefusedError(f"the plan normalises by {plan.data.normalisation} ranges; no statistics are needed")
-        self._charge(plan, _charge_id(task), _one_release(plan), purpose="statistics")
-        cohort = self._cohort(plan.data, "train")
-        total = statistics_sum(cohort, privacy=plan.privacy, noise=self._noise(plan, task.action, task.round))
-        return Answer(site=self.name, arrays={"sum": total}, facts={"weight": 1.0})
-
-    def _fit(self, plan: Plan, task: Task) -> Answer:
-        module = self._module(plan)
-        model = _model(task, module)
-        self._check_statistics(plan, task)
-        statistics = self._statistics_for(plan, plan.data, task)
-        self._charge(plan, _charge_id(task), _training(plan), purpose="training")
-        train = _normalised(self._cohort(plan.data, "train"), statistics)
-        test = _normalised(self._cohort(plan.data, "test"), statistics)
-        if len(test):  # a small site may have nobody held out
-            self.evaluations.add_round(plan, task.round, evaluate(module, model, test))
-        noise = self._noise(plan, task.action, task.round)
-        trained = train_locally(module, model, train, training=plan.training, privacy=plan.privacy, noise=noise)
-        weight = len(train.labels)
-        total = trained.delta * np.float32(weight)
-        return Answer(site=self.name, arrays={"sum": total}, facts={"weight": float(weight)})
-
-    def _fisher(self, plan: Plan, task: Task) -> Answer:
-        if not plan.continual.release_fisher:
-            raise RefusedError("the plan does not ask for the Fisher information")
-        module = self._module(plan)
-        model = _model(task, module)
-        statistics = self._statistics_for(plan, plan.data, task)
-        self._charge(plan, _charge_id(task), _one_release(plan), purpose="Fisher information")
-        train = _normalised(self._cohort(plan.data, "train"), statistics)
-        noise = self._noise(plan, task.action, task.round)
-        total = fisher_sum(module, model, train, continual=plan.continual, privacy=plan.privacy, noise=noise)
-        return Answer(site=self.name, arrays={"sum": total}, facts={"weight": float(len(train.labels))})
-
-    def _evaluate(self, plan: Plan, task: Task) -> Answer:
-        module = self._module(plan)
-        model = _model(task, module)
-        for view, data in enumerate((plan.data, *plan.continual.earlier)):
-            try:
-                statistics = self._statistics_for(plan, data, task if view == 0 else None)
-                test = _normalised(self._cohort(data, "test"), statistics)
-                self.evaluations.add_final(plan, view, evaluate(module, model, test))
-            except DataError:
-                self._log(task)  # whether a view has patients is not for the coordinator to know
-        return Answer(site=self.name)
-
-    # --- what the actions stand on ---------------------------------------------------------
-
-    def _module(self, plan: Plan) -> nn.Module:
-        _, module = load_module(self._home.models / plan.base_digest, expected_digest=plan.base_digest)
-        return attach_adapter(module, plan.model, seed=plan.seed)
-
-    def _check_statistics(self, plan: Plan, task: Task) -> None:
-        """Raise unless statistics that came with the task have one entry per feature, before they are pinned."""
-        features, _ = self.datasets.dimensions(plan.data)
-        for name in ("mean", "scale"):
-            if name in task.arrays and task.arrays[name].shape != (features,):
-                raise RefusedError(f"expected {name} of {features} features, got shape {task.arrays[name].shape}")
-
-    def _cohort(self, data: DataSpec, split: Split) -> Cohort:
-        cohort = self.datasets.load(data, split)
-        if split == "train" and len(cohort.labels) < self._policy.min_records:
-            raise RefusedError(f"this site trains on {self._policy.min_records} records or more; the view has fewer")
-        return cohort
-
-    def _charge(
-        self, plan: Plan, charge_id: str, event: Event | None, *, purpose: str, dataset: str | None = None
-    ) -> None:
-        """Charge a data set's ledger, durably, before a record is read; no event means no protection."""
-        ledger = self.ledger(dataset or plan.data.schema)
-        if event is None:
-            ledger.record_unprotected(charge_id, purpose=purpose)
-        else:
-            ledger.charge(charge_id, event, purpose=purpose)
-
-    def _statistics_for(self, plan: Plan, data: DataSpec, task: Task | None) -> Statistics | None:
-        """Return what a view is standardised by; a site's own statistics are released once they are stored."""
-        charge_id = f"{digest(data)}/statistics"
-
-        def own(data: DataSpec) -> Statistics:
-            self._charge(plan, charge_id, _one_release(plan), purpose="statistics of the site", dataset=data.schema)
-            cohort, noise = self._cohort(data, "train"), self._noise(plan, charge_id, 0)
-            mean, scale = statistics_from_sum(statistics_sum(cohort, privacy=plan.privacy, noise=noise))
-            return Statistics(mean=mean, scale=scale)
-
-        found = self._normaliser.statistics(data, task, own)
-        if found is not None and data.normalisation == "site":
-            stored = hashlib.sha256(found.mean.tobytes() + found.scale.tobytes()).hexdigest()
-            self.ledger(data.schema).release(charge_id, stored)
-        return found
-
-    def _noise(self, plan: Plan, purpose: str, number: int) -> NoiseSource:
-        """Return the operating system's noise, or a seeded stream where no privacy is claimed or it is simulated.
-
-        The seeded stream is keyed by the site's name as well, so no two sites draw the same.
-        """
-        if plan.privacy.private and plan.privacy.noise == "system":
-            return SystemNoise()
-        label = canonical_json([plan.seed, self.name, digest(plan), purpose, number])
-        return SeededNoise(hashlib.sha256(b"FedMed-seeded/v1\0" + label).digest())
+    def _unforeseen(self, task: Task) -> str:
+        return f"internal failure; the site's log has the details under {self._log(task)}"
 
     def _log(self, task: Task) -> str:
+        """Write the current exception to the site's log and return a reference to it."""
         reference = secrets.token_hex(4)
-        text = (
-            f"--- {reference} {task.action} round {task.round} of plan {task.plan_digest}\n{traceback.format_exc()}\n"
-        )
-        with contextlib.suppress(OSError):  # a full disk must not turn into an exception text that leaves
-            append_durable(self._home.log_path, text.encode())
+        where = f"{reference} {task.action} round {task.round} of plan {task.plan_digest}"
+        self._write_log(f"{where}\n{traceback.format_exc()}")
         return reference
+
+    def _write_log(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # a full disk must not turn into an exception text that leaves
+            append_durable(self._home.log_path, f"--- {text}\n".encode())
 
     def _ledger_path(self, dataset: str) -> Path:
         return self._home.ledgers / f"{dataset}.jsonl"
-
-
-def _charge_id(task: Task) -> str:
-    return f"{task.plan_digest}/{task.action}/{task.round}"
-
-
-def _training(plan: Plan) -> Event | None:
-    if not plan.privacy.private:
-        return None
-    return Event(
-        noise_multiplier=plan.privacy.noise_multiplier,
-        sample_rate=plan.training.sample_rate,
-        steps=plan.training.local_steps,
-    )
-
-
-def _one_release(plan: Plan) -> Event | None:
-    if not plan.privacy.private:
-        return None
-    return Event(noise_multiplier=plan.privacy.release_noise_multiplier, sample_rate=1.0, steps=1)
-
-
-def _normalised(cohort: Cohort, statistics: Statistics | None) -> Cohort:
-    return cohort if statistics is None else statistics.apply(cohort)
-
-
-def _model(task: Task, module: nn.Module) -> NDArray[np.float32]:
-    """Return the task's model, checked before anything is charged for it.
-
-    Raises:
-        RefusedError: There is none, or the module can't take it.
-    """
-    model = task.arrays.get("model")
-    if model is None:
-        raise RefusedError(f"expected a model with {task.action}, got none")
-    try:
-        Layout.of(module).write(module, model)
-    except ModelError as error:
-        raise RefusedError(f"the model of {task.action} can't be used: {error}") from None
-    return np.asarray(model, dtype=np.float32)

@@ -14,32 +14,37 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast, get_args
+from typing import cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedmed.errors import UsageError
-from fedmed.exchange import Action, Answer, Failure, Task
+from fedmed.exchange import ACTIONS, Action, Answer, Failure, Task, Work
+from fedmed.secagg.shamir import Entropy
 from fedmed_site.agent import SiteAgent
+from fedmed_site.participant import system_entropy
 
 PLAN_KEY = "plan"
 PLAN_DIGEST_KEY = "plan-digest"
 HOME_VARIABLE = "FEDMED_SITE_HOME"
 
 
-def build_client_app(locate: Callable[[Context], Path]) -> ClientApp:
+def build_client_app(
+    locate: Callable[[Context], Path], *, entropy_of: Callable[[str, bytes], Entropy] = system_entropy
+) -> ClientApp:
     """Return the ClientApp of a site.
 
     Args:
         locate: Says which site folder a context belongs to.
+        entropy_of: The generator of keys and masks; only a simulation that must repeat passes another.
     """
     app = ClientApp()
-    for name in get_args(Action):
+    for name in ACTIONS:
         category, action = name.split(".")
         register = {"train": app.train, "evaluate": app.evaluate, "query": app.query}[category]
-        register(action)(_handler(cast("Action", name), locate))
+        register(action)(_handler(name, lambda context: SiteAgent.open(locate(context), entropy_of=entropy_of)))
     return app
 
 
@@ -55,20 +60,22 @@ def home_from_environment(_context: Context) -> Path:
     return Path(home)
 
 
-def _handler(action: Action, locate: Callable[[Context], Path]) -> Callable[[Message, Context], Message]:
+def _handler(action: Action, agent_of: Callable[[Context], SiteAgent]) -> Callable[[Message, Context], Message]:
     def handle(message: Message, context: Context) -> Message:
-        return Message(_content_of(_reply(action, message, context, locate)), reply_to=message)
+        return Message(_content_of(_reply(action, message, context, agent_of)), reply_to=message)
 
     return handle
 
 
-def _reply(action: Action, message: Message, context: Context, locate: Callable[[Context], Path]) -> Answer | Failure:
+def _reply(
+    action: Action, message: Message, context: Context, agent_of: Callable[[Context], SiteAgent]
+) -> Answer | Failure:
     """Translate and ask the agent; Flower would send any exception's text to the coordinator, so none passes."""
     try:
         plan_json = str(context.run_config[PLAN_KEY]).encode()
         announced = context.run_config[PLAN_DIGEST_KEY]
         task = _task_from(action, message.content)
-        agent = SiteAgent.open(locate(context))
+        agent = agent_of(context)
         if hashlib.sha256(plan_json).hexdigest() != announced:
             return Failure(site=agent.name, code="ProtocolError", reason="the run's plan and its digest differ")
         return agent.respond(plan_json, task)
@@ -84,6 +91,8 @@ def _task_from(action: Action, content: RecordDict) -> Task:
         plan_digest=str(config["plan-digest"]),
         round=int(cast("int", config["round"])),
         arrays={name: array.numpy() for name, array in arrays.items()},
+        works=cast("tuple[Work, ...]", tuple(str(config.get("works", "")).split())),
+        message=cast("bytes", config.get("message", b"")),
     )
 
 
@@ -95,11 +104,12 @@ def _content_of(reply: Answer | Failure) -> RecordDict:
         key: float(value) for key, value in reply.facts.items() if not isinstance(value, str)
     }
     arrays = {name: Array(np.ascontiguousarray(array)) for name, array in reply.arrays.items()}
+    message = {"message": reply.message} if reply.message else {}
     return RecordDict(
         {
             "arrays": ArrayRecord(arrays),
             "numbers": MetricRecord(numbers),
-            "answer": ConfigRecord({"site": reply.site, **texts}),
+            "answer": ConfigRecord({"site": reply.site, **message, **texts}),
         }
     )
 

@@ -13,12 +13,15 @@ What it does not do: leave the site. A simulation reads it because it owns every
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedmed.files import append_durable
-from fedmed.learning.local import Evaluation
 from fedmed.records import Plan, canonical_json, decode, digest
+
+if TYPE_CHECKING:
+    from fedmed.learning.local import Evaluation  # it imports torch
 
 FINAL = "final"
 
@@ -46,11 +49,11 @@ class EvaluationLog:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def add_round(self, plan: Plan, round_number: int, evaluation: Evaluation) -> None:
+    def add_round(self, plan: Plan, round_number: int, evaluation: "Evaluation") -> None:
         """Record how the model that a round starts from does on the study's own cohort."""
         self._append(plan, _record("round", round_number, 0, evaluation))
 
-    def add_final(self, plan: Plan, view: int, evaluation: Evaluation) -> None:
+    def add_final(self, plan: Plan, view: int, evaluation: "Evaluation") -> None:
         """Record how the released model does on one view, with its scores."""
         finite = bool(np.isfinite(evaluation.scores).all())
         whole = replace(
@@ -82,7 +85,7 @@ class EvaluationLog:
         return self._folder / f"{plan_digest}.jsonl"
 
 
-def _record(stage: str, round_number: int, view: int, evaluation: Evaluation) -> EvaluationRecord:
+def _record(stage: str, round_number: int, view: int, evaluation: "Evaluation") -> EvaluationRecord:
     return EvaluationRecord(
         stage=stage,
         round=round_number,

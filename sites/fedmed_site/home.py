@@ -5,7 +5,9 @@ worker process can pick a site up and a restart forgets nothing.
 
 Layout (version 1):
     site.json                  name and policy
-    keys/pseudonym.key         32 random bytes; never leaves the machine
+    keys/                      secrets that never leave the machine: pseudonym.key, signing.key, seal.key
+    consortium/                the pinned key of the consortium and its signed roster
+    secagg/                    sealed state of secure aggregation, and what the current round starts from
     data/NAME/                 schema and de-identified records
     audit.jsonl                hash-chained log of every item and every access
     ledger/NAME.jsonl          privacy budget of a data set
@@ -18,6 +20,8 @@ Layout (version 1):
 What it does not do: interpret any of it.
 """
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,13 +53,16 @@ class SiteHome:
     root: Path
 
     @classmethod
-    def create(cls, root: Path, record: SiteRecord, *, pseudonym_key: bytes) -> "SiteHome":
-        """Make a new site folder.
+    def create(
+        cls, root: Path, record: SiteRecord, *, pseudonym_key: bytes, entropy: Callable[[int], bytes] = os.urandom
+    ) -> "SiteHome":
+        """Make a new site folder with keys of its own.
 
         Args:
             root: Created if absent.
             record: Name and policy.
             pseudonym_key: 32 secret bytes; a real site draws them from its operating system.
+            entropy: Source of the signing key and of the key that seals state.
 
         Raises:
             UsageError: There is a site already, or the key has another length.
@@ -65,9 +72,21 @@ class SiteHome:
         home = cls(root)
         if home.record_path.exists():
             raise UsageError(f"expected no site in {root}, found one; choose another folder")
-        for folder in (root, home.keys, home.ledgers, home.models, home.replies, home.evaluations, home.normalisation):
+        for folder in (
+            root,
+            home.keys,
+            home.ledgers,
+            home.models,
+            home.replies,
+            home.evaluations,
+            home.normalisation,
+            home.consortium,
+            home.secagg,
+        ):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_atomic(home.pseudonym_key_path, pseudonym_key)
+        write_atomic(home.signing_key_path, entropy(KEY_BYTES))
+        write_atomic(home.seal_key_path, entropy(KEY_BYTES))
         write_atomic(home.record_path, canonical_json(record))
         return home
 
@@ -101,6 +120,26 @@ class SiteHome:
     def pseudonym_key_path(self) -> Path:
         """Key of tokens and date shifts."""
         return self.keys / "pseudonym.key"
+
+    @property
+    def signing_key_path(self) -> Path:
+        """The raw Ed25519 key with which the site signs its part of secure aggregation."""
+        return self.keys / "signing.key"
+
+    @property
+    def seal_key_path(self) -> Path:
+        """The key under which the state of secure aggregation is sealed."""
+        return self.keys / "seal.key"
+
+    @property
+    def consortium(self) -> Path:
+        """Folder of the pinned consortium key and the signed roster."""
+        return self.root / "consortium"
+
+    @property
+    def secagg(self) -> Path:
+        """Folder of the state of secure aggregation."""
+        return self.root / "secagg"
 
     def data(self, name: str) -> Path:
         """Folder of a de-identified data set."""

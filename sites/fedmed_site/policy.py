@@ -4,7 +4,7 @@ Why it exists: the site sets its cap, its delta and its floor of records; a plan
 can ask for less, never for more.
 
 Rules:
-    * The default refuses: no unprotected training, no noise that can be repeated.
+    * The default refuses: no unprotected training, no noise that can be repeated, no update in clear.
     * `check` raises with a reason fit to leave the site; it never returns a bool.
 
 What it does not do: count what was spent (the ledger does).
@@ -41,6 +41,8 @@ class SitePolicy:
     """Most local steps of one study, over all its rounds."""
     allow_simulated_noise: bool = False
     """Only a simulated hospital may accept noise that a seed repeats."""
+    allow_insecure_aggregation: bool = False
+    """Whether a coordinator may be sent this site's own update, weight and counts in clear."""
 
     def __post_init__(self) -> None:
         cap = self.cap_epsilon
@@ -59,6 +61,8 @@ class SitePolicy:
         Raises:
             RefusedError: The plan asks for more than the policy allows; the message says what.
         """
+        if plan.aggregation.kind == "insecure" and not self.allow_insecure_aggregation:
+            raise RefusedError("this site sends its update only under secure aggregation; the plan has it in clear")
         steps = plan.training.rounds * plan.training.local_steps
         if steps > self.max_steps:
             raise RefusedError(f"this site allows {self.max_steps} local steps a study; the plan asks for {steps}")

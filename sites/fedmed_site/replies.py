@@ -1,4 +1,4 @@
-"""Answers that may already have left the site, so that a repeated question gets the same bytes.
+"""Work that may already have left the site, so that a repeated question gets the same bytes.
 
 Why it exists: after a crash on either side the coordinator asks again. Training
 again would be a second release of the same round; replaying is not.
@@ -6,12 +6,14 @@ again would be a second release of the same round; replaying is not.
 Rules:
     * An answer is on disk before it is sent.
     * The same question with another model is refused: a round is answered once.
+    * Work whose sum a site has certified is never offered again; it is done anew as the next edition.
     * Only the last two rounds of an action are kept.
 
 What it does not do: decide whether a question may be answered at all.
 """
 
 import contextlib
+from dataclasses import dataclass
 from pathlib import Path
 
 from fedmed.errors import RefusedError
@@ -19,6 +21,16 @@ from fedmed.exchange import Answer, Task, answer_from_bytes, answer_to_bytes
 from fedmed.files import write_atomic
 
 KEPT_ROUNDS = 2
+_DIGEST_CHARACTERS = 64
+_EDITION_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Stored:
+    """A stored answer; `edition` counts how often the round was worked anew."""
+
+    answer: Answer
+    edition: int
 
 
 class ReplyStore:
@@ -27,7 +39,7 @@ class ReplyStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def find(self, task: Task) -> Answer | None:
+    def find(self, task: Task) -> Stored | None:
         """Return the stored answer to exactly this task, or None.
 
         Raises:
@@ -37,16 +49,19 @@ class ReplyStore:
         if not path.is_file():
             return None
         data = path.read_bytes()
-        asked, stored = data[:64].decode("ascii", "replace"), data[64:]
+        head = _DIGEST_CHARACTERS + _EDITION_BYTES
+        asked = data[:_DIGEST_CHARACTERS].decode("ascii", "replace")
         if asked != task.digest():
             raise RefusedError(f"round {task.round} of {task.action} was already answered for another model")
-        return answer_from_bytes(stored)
+        edition = int.from_bytes(data[_DIGEST_CHARACTERS:head], "big")
+        return Stored(answer=answer_from_bytes(data[head:]), edition=edition)
 
-    def keep(self, task: Task, answer: Answer) -> None:
+    def keep(self, task: Task, answer: Answer, *, edition: int = 0) -> None:
         """Store `answer` durably; call this before it is sent."""
         path = self._path(task)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomic(path, task.digest().encode() + answer_to_bytes(answer))
+        head = task.digest().encode() + edition.to_bytes(_EDITION_BYTES, "big")
+        write_atomic(path, head + answer_to_bytes(answer))
         if task.round >= KEPT_ROUNDS:
             with contextlib.suppress(FileNotFoundError):
                 self._path_of(task, task.round - KEPT_ROUNDS).unlink()
@@ -56,3 +71,9 @@ class ReplyStore:
 
     def _path_of(self, task: Task, number: int) -> Path:
         return self._folder / task.plan_digest / f"{task.action}-{number:06d}.reply"
+
+
+def charge_id(task: Task, edition: int) -> str:
+    """Return the name under which the ledger charges a task; work done anew is charged anew."""
+    again = f"/again-{edition}" if edition else ""
+    return f"{task.plan_digest}/{task.action}/{task.round}{again}"

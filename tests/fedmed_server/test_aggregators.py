@@ -1,7 +1,7 @@
 """The coordinator's sum doesn't depend on who answers first, and names who is missing."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmed.errors import ProtocolError, SiteFailureError
-from fedmed.exchange import Answer, Failure, Task
+from fedmed.exchange import Answer, Failure, Round, Task
 from fedmed.records import AggregationSpec, digest
 from fedmed_server.aggregators import Collected, InsecureAggregator, gather
 from fedmed_server.channel import Traffic
 
 TASK = Task(action="train.fit", plan_digest="p", round=3)
+ROUND = Round(works=("train.fit",), plan_digest="p", number=3, size=1)
 SPEC = AggregationSpec(kind="insecure", min_sites=2, round_timeout_s=5.0)
 
 
@@ -33,19 +34,34 @@ class Arrivals:
     def addresses(self) -> tuple[int, ...]:
         return tuple(sorted(self.replies))
 
-    def ask(self, task: Task, addresses: Sequence[int], *, timeout_s: float) -> Iterator[tuple[int, Answer | Failure]]:
-        self.asked.append((tuple(addresses), timeout_s))
+    def ask(self, tasks: Mapping[int, Task], *, timeout_s: float) -> Iterator[tuple[int, Answer | Failure]]:
+        self.asked.append((tuple(tasks), timeout_s))
         yield from self.replies.items()
 
 
 def answer(site: str, *values: float, weight: Any = 1.0) -> Answer:
-    """Return a site's update."""
-    return Answer(site=site, arrays={"sum": np.array(values, dtype=np.float32)}, facts={"weight": weight})
+    """Return a site's mean update and how many records it stands for."""
+    return Answer(site=site, arrays={"mean": np.array(values, dtype=np.float32)}, facts={"weight": weight})
 
 
-def collect(replies: Mapping[int, Answer | Failure], spec: AggregationSpec = SPEC) -> Collected:
+def collect(
+    replies: Mapping[int, Answer | Failure], spec: AggregationSpec = SPEC, size: int | None = None
+) -> Collected:
     """Aggregate replies of sites whose addresses and names the coordinator knows: 0 is a, 1 is b and so on."""
-    return InsecureAggregator(spec).collect(Arrivals(replies), TASK, {i: "abcdef"[i] for i in sorted(replies)})
+    size = (
+        max(
+            (
+                reply.arrays["mean"].size
+                for reply in replies.values()
+                if isinstance(reply, Answer) and "mean" in reply.arrays
+            ),
+            default=1,
+        )
+        if size is None
+        else size
+    )
+    asked = Round(works=("train.fit",), plan_digest="p", number=3, size=size)
+    return InsecureAggregator(spec).collect(Arrivals(replies), asked, {i: "abcdef"[i] for i in sorted(replies)})
 
 
 @given(
@@ -65,21 +81,21 @@ def test_the_order_of_arrival_changes_no_bit(updates: list[tuple[list[float], fl
     shuffled = list(replies)
     random.shuffle(shuffled)
     one, other = collect(replies), collect({i: replies[i] for i in shuffled})
-    assert one.total.vector.tobytes() == other.total.vector.tobytes()
-    assert (one.total.weight, one.sites) == (other.total.weight, other.sites)
+    assert one.totals["train.fit"].vector.tobytes() == other.totals["train.fit"].vector.tobytes()
+    assert (one.totals["train.fit"].weight, one.sites) == (other.totals["train.fit"].weight, other.sites)
 
 
 def test_the_sum_is_over_all_records_of_all_sites():
     """Sums and weights add up; the sites are named in order."""
-    found = collect({1: answer("b", 10, 20, weight=4.0), 0: answer("a", 1, 2, weight=1.0)})
-    assert found.total.vector.tolist() == [11, 22]
-    assert (found.total.weight, found.sites, found.failures) == (5.0, ("a", "b"), ())
+    found = collect({1: answer("b", 2.5, 5, weight=4.0), 0: answer("a", 1, 2, weight=1.0)})
+    assert found.totals["train.fit"].vector.tolist() == [11, 22]
+    assert (found.totals["train.fit"].weight, found.sites, found.failures) == (5.0, ("a", "b"), ())
 
 
 def test_the_cohort_is_asked_with_the_plans_patience():
     """Only the cohort is asked, once, and not waited for longer than the plan says."""
     channel = Arrivals({0: answer("a", 1), 2: answer("c", 1)})
-    InsecureAggregator(SPEC).collect(channel, TASK, {2: "c", 0: "a"})
+    InsecureAggregator(SPEC).collect(channel, ROUND, {2: "c", 0: "a"})
     assert channel.asked == [((0, 2), 5.0)]
 
 
@@ -139,31 +155,31 @@ def test_an_unusable_update_is_refused(bad: Answer, first: bool):  # noqa: FBT00
     """One site can't make the model of all others not a number, wherever it stands in the order."""
     good = answer("a", 1, 2)
     with pytest.raises(ProtocolError):
-        collect({0: bad, 1: good} if first else {0: good, 1: bad})
+        collect({0: bad, 1: good} if first else {0: good, 1: bad}, size=2)
 
 
 @pytest.mark.parametrize(
     "bad",
     [
         Answer(site="b", facts={"weight": 1.0}),
-        Answer(site="b", arrays={"sum": np.ones(2, np.float32)}),
+        Answer(site="b", arrays={"mean": np.ones(2, np.float32)}),
         answer("b", 1, 2, weight="many"),
-        Answer(site="b", arrays={"sum": np.float32(1.0)}, facts={"weight": 1.0}),  # type: ignore[dict-item]
+        Answer(site="b", arrays={"mean": np.float32(1.0)}, facts={"weight": 1.0}),  # type: ignore[dict-item]
     ],
-    ids=["no sum", "no weight", "weight in words", "a number for a sum"],
+    ids=["no mean", "no weight", "weight in words", "a number for a mean"],
 )
 def test_an_answer_without_an_update_is_refused(bad: Answer):
     """A site of another version, or a hostile one, ends the round with a reason and not with a crash."""
     with pytest.raises(ProtocolError):
-        collect({0: answer("a", 1, 2), 1: bad})
+        collect({0: answer("a", 1, 2), 1: bad}, size=2)
     with pytest.raises(ProtocolError):
-        collect({0: bad, 1: answer("b", 1, 2)})
+        collect({0: bad, 1: answer("b", 1, 2)}, size=2)
 
 
 def test_an_unusable_update_names_its_site():
     """Somebody has to be called."""
     with pytest.raises(ProtocolError, match=r"\bb\b"):
-        collect({0: answer("a", 1, 2), 1: answer("b", 1)})
+        collect({0: answer("a", 1, 2), 1: answer("b", 1)}, size=2)
 
 
 def test_contributors_are_named_by_the_cohort_and_not_by_themselves():
@@ -187,10 +203,11 @@ def test_real_sites_add_up(tmp_path: Path):
     plan = consortium.plan()
     channel = consortium.channel(plan)
     channel.silent = {1}
-    task = Task(action="train.fit", plan_digest=digest(plan), arrays={"model": np.zeros(4, np.float32)})
-    found = InsecureAggregator(plan.aggregation).collect(channel, task, {0: "h1", 1: "h2", 2: "h3"})
+    asked = Round(works=("train.fit",), plan_digest=digest(plan), arrays={"model": np.zeros(4, np.float32)}, size=4)
+    found = InsecureAggregator(plan.aggregation).collect(channel, asked, {0: "h1", 1: "h2", 2: "h3"})
     replies = [reply for _, _, reply in channel.seen if isinstance(reply, Answer)]
     assert found.sites == ("h1", "h3")
     assert [f.site for f in found.failures] == ["h2"]
-    assert found.total.weight == sum(float(reply.facts["weight"]) for reply in replies)
-    assert np.array_equal(found.total.vector, np.sum([reply.arrays["sum"].astype(float) for reply in replies], axis=0))
+    assert found.totals["train.fit"].weight == sum(float(reply.facts["weight"]) for reply in replies)
+    terms = [reply.arrays["mean"].astype(float) * float(reply.facts["weight"]) for reply in replies]
+    assert np.array_equal(found.totals["train.fit"].vector, np.sum(terms, axis=0))

@@ -1,10 +1,13 @@
 """Behaviour of the coordinator's Flower room: the plan it runs is the plan that was announced."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 from federation import PRIVATE
 from flwr.app import Context, RecordDict
 
-from fedmed.errors import ProtocolError
+from fedmed.errors import ProtocolError, UsageError
 from fedmed.records import (
     AggregationSpec,
     ContinualSpec,
@@ -50,5 +53,12 @@ def test_a_changed_plan_is_refused() -> None:
 
 def test_the_insecure_aggregator_says_what_it_is() -> None:
     """No report can mistake a sum in the clear for a secure one."""
-    aggregator = aggregator_for(PLAN)
+    aggregator = aggregator_for(PLAN, roster=None, state=Path("unused"))
     assert (aggregator.kind, aggregator.secure) == ("insecure", False)
+
+
+def test_secure_aggregation_without_a_roster_is_refused() -> None:
+    """The coordinator says what is missing; it never falls back to sums in the clear."""
+    secure = replace(PLAN, aggregation=AggregationSpec(kind="secure"))
+    with pytest.raises(UsageError, match="signed roster"):
+        aggregator_for(secure, roster=None, state=Path("unused"))

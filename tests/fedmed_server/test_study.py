@@ -63,12 +63,12 @@ def test_three_sites_learn_what_none_was_told(consortium: Consortium, tmp_path: 
 
 
 def test_the_coordinator_never_gets_a_metric_or_a_name(consortium: Consortium, tmp_path: Path) -> None:
-    """No answer holds anything but an additive sum, its weight, or facts about software; no file holds a name."""
+    """No answer holds anything but a mean, its weight, or facts about software; no file holds a name."""
     plan = consortium.plan()
     channel = consortium.channel(plan)
     consortium.runner(plan, tmp_path / "state", channel=channel).run()
     for _, _task, reply in channel.seen:
-        assert set(reply.arrays) <= {"sum"}
+        assert set(reply.arrays) <= {"mean"}
         assert set(reply.facts) <= {"weight", "fedmed", "start"}
     written = b"".join(path.read_bytes() for path in (tmp_path / "state").rglob("*") if path.is_file())
     assert not [name for name in consortium.patients if name.encode() in written]

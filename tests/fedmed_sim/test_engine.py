@@ -94,7 +94,7 @@ def test_a_site_that_raises_is_a_failure_without_its_text(tmp_path: Path) -> Non
     def main(grid: Grid, context: Context) -> None:
         channel = GridChannel(grid, poll_interval_s=0.01)
         task = Task(action="query.describe", plan_digest="0" * 64)
-        replies.extend(channel.ask(task, channel.addresses(), timeout_s=20))
+        replies.extend(channel.ask(dict.fromkeys(channel.addresses(), task), timeout_s=20))
 
     with open_engine("inprocess", workers=1) as engine:
         engine.run(server, client, nodes=1, run_config={}, tap=lambda _data: None)
@@ -118,7 +118,7 @@ def test_a_malformed_reply_is_that_sites_failure(tmp_path: Path) -> None:
     def main(grid: Grid, context: Context) -> None:
         channel = GridChannel(grid, poll_interval_s=0.01)
         task = Task(action="query.describe", plan_digest="0" * 64)
-        replies.extend(channel.ask(task, channel.addresses(), timeout_s=20))
+        replies.extend(channel.ask(dict.fromkeys(channel.addresses(), task), timeout_s=20))
 
     with open_engine("inprocess", workers=1) as engine:
         engine.run(server, client, nodes=1, run_config={}, tap=lambda _data: None)
@@ -141,7 +141,9 @@ def test_a_site_that_never_answers_times_out(tmp_path: Path) -> None:
 
     TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1  # as Flower's runtime does for an app
     channel = GridChannel(DeafGrid(), poll_interval_s=0.001)  # type: ignore[arg-type]  # the two calls that are used
-    replies = dict(channel.ask(Task(action="query.describe", plan_digest="0" * 64), (3, 5), timeout_s=0.01))
+    replies = dict(
+        channel.ask(dict.fromkeys((3, 5), Task(action="query.describe", plan_digest="0" * 64)), timeout_s=0.01)
+    )
     assert set(replies) == {3, 5}
     assert all(isinstance(reply, Failure) and reply.code == "timeout" for reply in replies.values())
 

@@ -142,7 +142,7 @@ def test_a_federation_in_memory_does_not_leak(tmp_path: Path):
     search = LeakSearch(consortium.patients)
     for _, task, reply in channel.seen:
         assert isinstance(reply, Answer)
-        search.feed(answer_to_bytes(reply), task.action)
+        search.feed(answer_to_bytes(reply) + reply.message, task.action)
     search.feed_folder(tmp_path / "coordinator")
     report = search.report()
     assert report.planted == 120

@@ -46,9 +46,9 @@ def test_an_update_comes_back_with_its_weight(consortium: Consortium) -> None:
     """A site answers a training task with a finite additive update and the number of its training records."""
     answer = ask(consortium, consortium.plan(), "train.fit", model=model())
     assert isinstance(answer, Answer)
-    assert answer.arrays["sum"].shape == (4,)
-    assert np.isfinite(answer.arrays["sum"]).all()
-    assert np.abs(answer.arrays["sum"]).max() > 0
+    assert answer.arrays["mean"].shape == (4,)
+    assert np.isfinite(answer.arrays["mean"]).all()
+    assert np.abs(answer.arrays["mean"]).max() > 0
     assert 80 < answer.facts["weight"] < 140
 
 
@@ -92,7 +92,7 @@ def test_the_charge_is_on_disk_before_training_starts(capped: Consortium, monkey
         seen.append(Ledger.open(SiteHome(capped.homes[0]).ledgers / "tiny.jsonl", _accountant()).spent())
         raise MemoryError
 
-    monkeypatch.setattr("fedmed_site.agent.train_locally", die)
+    monkeypatch.setattr("fedmed_site.training.train_locally", die)
     ask(capped, capped.plan(privacy=PRIVATE), "train.fit", model=model())
     assert seen
     assert seen[0] > 0
@@ -101,7 +101,7 @@ def test_the_charge_is_on_disk_before_training_starts(capped: Consortium, monkey
 def test_a_round_beyond_the_cap_is_refused_before_any_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The refusal says what was asked, spent and left, and the model never sees a record."""
     small = build_consortium(tmp_path, sites=1, cap_epsilon=0.5)
-    monkeypatch.setattr("fedmed_site.agent.train_locally", lambda *_, **__: pytest.fail("trained beyond the cap"))
+    monkeypatch.setattr("fedmed_site.training.train_locally", lambda *_, **__: pytest.fail("trained beyond the cap"))
     failure = ask(small, small.plan(privacy=PRIVATE), "train.fit", model=model())
     assert isinstance(failure, Failure)
     assert failure.code == "BudgetError"
@@ -138,7 +138,7 @@ def test_two_sites_with_one_seed_draw_different_noise(tmp_path: Path) -> None:
     plan = consortium.plan(privacy=replace(PRIVATE, noise_multiplier=40.0))
     task = Task(action="train.fit", plan_digest=digest(plan), arrays={"model": model()})
     answers = [SiteAgent.open(home).respond(canonical_json(plan), task) for home in consortium.homes]
-    first, second = (answer.arrays["sum"] for answer in answers if isinstance(answer, Answer))
+    first, second = (answer.arrays["mean"] for answer in answers if isinstance(answer, Answer))
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.999
     assert not np.allclose(first, second, rtol=0.05)
 
@@ -187,7 +187,7 @@ def test_an_unforeseen_error_leaves_without_its_text(consortium: Consortium, mon
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("row of Planted Person-0-3, pressure 180")
 
-    monkeypatch.setattr("fedmed_site.agent.train_locally", fail)
+    monkeypatch.setattr("fedmed_site.training.train_locally", fail)
     failure = ask(consortium, consortium.plan(), "train.fit", model=model())
     assert isinstance(failure, Failure)
     assert "Planted" not in failure.reason
@@ -421,7 +421,7 @@ def test_a_full_disk_does_not_let_the_logs_path_out(consortium: Consortium, monk
     def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "/site/secret/site.log")
 
-    monkeypatch.setattr("fedmed_site.agent.train_locally", fail)
+    monkeypatch.setattr("fedmed_site.training.train_locally", fail)
     monkeypatch.setattr("fedmed_site.agent.append_durable", fail)
     failure = ask(consortium, consortium.plan(), "train.fit", model=model())
     assert isinstance(failure, Failure)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fedmed.errors import IntegrityError, RefusedError
 from fedmed.exchange import Answer, Task
-from fedmed_site.replies import ReplyStore
+from fedmed_site.replies import ReplyStore, charge_id
 
 
 def task(number: int = 0, **changes: Any) -> Task:
@@ -22,7 +22,7 @@ def task(number: int = 0, **changes: Any) -> Task:
 
 def answer(number: int = 0) -> Answer:
     """Return the answer to a round."""
-    return Answer(site="a", arrays={"sum": np.full(3, number + 0.1, dtype=np.float32)}, facts={"weight": 7.0})
+    return Answer(site="a", arrays={"mean": np.full(3, number + 0.1, dtype=np.float32)}, facts={"weight": 7.0})
 
 
 def test_an_answer_is_found_again_by_another_process(tmp_path: Path):
@@ -30,8 +30,8 @@ def test_an_answer_is_found_again_by_another_process(tmp_path: Path):
     ReplyStore(tmp_path).keep(task(), answer())
     found = ReplyStore(tmp_path).find(task())
     assert found is not None
-    assert found.digest() == answer().digest()
-    assert found.arrays["sum"].tobytes() == answer().arrays["sum"].tobytes()
+    assert found.answer.digest() == answer().digest()
+    assert found.answer.arrays["mean"].tobytes() == answer().arrays["mean"].tobytes()
 
 
 def test_a_new_question_has_no_answer(tmp_path: Path):
@@ -116,3 +116,14 @@ def test_an_answer_with_a_flipped_bit_is_refused(tmp_path: Path, data: st.DataOb
     path.write_bytes(damaged)
     with pytest.raises((IntegrityError, RefusedError)):
         store.find(task())
+
+
+def test_work_done_anew_replaces_the_spent_one(tmp_path: Path):
+    """The edition says how often a round was worked, so that each time is charged under its own name."""
+    store = ReplyStore(tmp_path)
+    store.keep(task(), answer())
+    store.keep(task(), answer(5), edition=1)
+    found = ReplyStore(tmp_path).find(task())
+    assert found is not None
+    assert (found.edition, found.answer.digest()) == (1, answer(5).digest())
+    assert charge_id(task(), 0) != charge_id(task(), 1)

@@ -36,7 +36,7 @@ def plan(privacy: PrivacySpec) -> Plan:
         base_digest="1" * 64,
         training=TrainingSpec(rounds=1, local_steps=1, sample_rate=1.0, learning_rate=1.0),
         privacy=privacy,
-        aggregation=AggregationSpec(kind="insecure"),
+        aggregation=AggregationSpec(kind="secure"),
         continual=ContinualSpec(strength=0.0, release_fisher=False),
     )
 
@@ -106,3 +106,11 @@ def test_an_infinite_cap_is_not_a_cap():
 def test_a_policy_survives_its_file(policy: SitePolicy):
     """What the administrator set is what the agent reads."""
     assert decode(canonical_json(policy), SitePolicy) == policy
+
+
+def test_an_update_in_clear_needs_the_sites_consent():
+    """By default a coordinator that asks for the update itself is refused; a site may allow it for itself."""
+    clear = replace(plan(PRIVATE), aggregation=AggregationSpec(kind="insecure"))
+    with pytest.raises(RefusedError, match="only under secure aggregation"):
+        CAPPED.check(clear)
+    replace(CAPPED, allow_insecure_aggregation=True).check(clear)

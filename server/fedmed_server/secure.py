@@ -1,0 +1,293 @@
+"""Secure aggregation at the coordinator: attempts, exchanges, and what comes out as a sum.
+
+Why it exists: `fedmed.secagg.server` is pure; here its messages travel, its state is on
+disk before they do, and a failed attempt is begun again without whom it failed for.
+
+Rules:
+    * Each upload is added to the running sum as it arrives and is not kept.
+    * The state of an attempt is stored when a phase begins, before its messages leave, and after each
+      unmasking; a restarted coordinator takes the attempt up where it was and sites repeat their bytes.
+    * Adverts for the next round come with this one's unmasking, so a round costs four exchanges.
+    * An attempt with too few sites is followed by another one, without the sites that were missing.
+
+What it does not do: see an update, a weight or a count of one site; decide what sites train.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmed.aggregation import RunningSum
+from fedmed.errors import ProtocolError, RefusedError, SiteFailureError
+from fedmed.exchange import Answer, Failure, Phase, Round, Task, Work, run_of
+from fedmed.records import AggregationSpec
+from fedmed.secagg import attempt, parcels, server, wire
+from fedmed.secagg.attempt import Aggregate, Deadline, Outgoing, ServerState
+from fedmed.secagg.messages import (
+    Abort,
+    Advert,
+    CertifyRequest,
+    CoordinatorMessage,
+    Finish,
+    MaskRequest,
+    Offer,
+    Refusal,
+    ShareRequest,
+    SiteMessage,
+    Turn,
+    UnmaskRequest,
+)
+from fedmed.secagg.roster import Roster
+from fedmed_server.aggregators import Collected
+from fedmed_server.attempt_store import AttemptStore
+from fedmed_server.channel import Channel
+
+ACTIONS: Final[dict[type[CoordinatorMessage], Phase]] = {
+    Offer: "query.offer",
+    ShareRequest: "train.share",
+    MaskRequest: "train.mask",
+    CertifyRequest: "query.certify",
+    UnmaskRequest: "query.unmask",
+    Abort: "query.end",
+    Finish: "query.end",
+}
+"""The action under which each message of the protocol travels."""
+
+SEGMENTS: Final[dict[Work, str]] = {"query.statistics": "delta", "train.fit": "delta", "train.fisher": "fisher"}
+"""The segment of the upload that each kind of work fills; weights fill `aux`."""
+
+FAREWELL_TIMEOUT_S: Final = 10.0
+_OVER: Final = (attempt.Phase.DONE, attempt.Phase.ABORTED)
+_Step = tuple[ServerState, tuple[Outgoing, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Play:
+    """One round as it is carried out: over what, what, with whom, and who failed so far."""
+
+    channel: Channel
+    asked: Round
+    cohort: Mapping[int, str]
+    failures: dict[str, Failure]
+
+
+class SecureAggregator:
+    """The coordinator learns sums over certified sets of sites, and nothing else."""
+
+    kind = "secure"
+    secure = True
+
+    def __init__(self, spec: AggregationSpec, *, roster: Roster, store: AttemptStore, rounds: int) -> None:
+        """Take up aggregation for one study.
+
+        Args:
+            spec: Timeouts, the least number of sites, and how many attempts a round may take.
+            roster: The verified roster; its policy is what every site insists on.
+            store: Where the state of the current attempt is kept.
+            rounds: Training rounds of the plan; after the last one no adverts are asked for.
+
+        Raises:
+            RefusedError: The plan allows fewer sites than the roster's policy.
+        """
+        least = roster.policy.n_min
+        if spec.min_sites < least:
+            raise RefusedError(f"expected min_sites of {least} or more, as the roster has it, got {spec.min_sites}")
+        self._spec = spec
+        self._roster = roster
+        self._store = store
+        self._rounds = rounds
+        self._runs: set[tuple[str, tuple[Work, ...]]] = set()
+
+    def collect(self, channel: Channel, asked: Round, cohort: Mapping[int, str]) -> Collected:
+        """See `Aggregator.collect`."""
+        self._runs.add((asked.plan_digest, asked.works))
+        names = tuple(sorted(cohort.values()))
+        failures: dict[str, Failure] = {}
+        play = _Play(channel=channel, asked=asked, cohort=cohort, failures=failures)
+        step = self._take_up(asked) or self._begin(asked, names, attempt_number=self._next_attempt(asked))
+        for tries in range(1, self._spec.attempts + 1):
+            state = self._run(step, play)
+            if state.phase is attempt.Phase.DONE:
+                return self._collected(server.result(state), asked, failures)
+            names = tuple(name for name in state.offer.cohort if name not in failures)
+            hopeless = names == state.offer.cohort or len(names) < self._spec.min_sites
+            if hopeless or tries == self._spec.attempts:
+                raise SiteFailureError(_why(state, failures))
+            step = self._begin(asked, names, attempt_number=state.offer.turn.attempt + 1)
+        raise SiteFailureError(f"{asked}: expected at least one attempt, got none")
+
+    def finish(self, channel: Channel, cohort: Mapping[int, str]) -> None:
+        """Tell the cohort that the runs of this study are over, so that every site erases what is left of them."""
+        for plan_digest, works in sorted(self._runs):
+            message = wire.encode(Finish(run=run_of(plan_digest, works)))
+            task = Task(action="query.end", plan_digest=plan_digest, works=works, message=message)
+            for _ in channel.ask(dict.fromkeys(sorted(cohort), task), timeout_s=FAREWELL_TIMEOUT_S):
+                pass  # a site that does not hear it erases at its next offer
+        self._store.clear()
+
+    # --- attempts --------------------------------------------------------------------------
+
+    def _take_up(self, asked: Round) -> _Step | None:
+        """Return the stored attempt at this very round, if there is one to go on with."""
+        stored = self._store.load(self._roster)
+        if stored is None or not self._is_at(stored[0], asked, asked.number):
+            return None
+        state = stored[0]
+        return None if state.phase is attempt.Phase.ABORTED or state.offer.model != asked.digest() else stored
+
+    def _next_attempt(self, asked: Round) -> int:
+        stored = self._store.load(self._roster)
+        if stored is None or not self._is_at(stored[0], asked, asked.number):
+            return 0
+        return stored[0].offer.turn.attempt + 1
+
+    def _early(self, asked: Round) -> Mapping[str, Advert]:
+        """Return the adverts that came with the round before."""
+        stored = self._store.load(self._roster)
+        if stored is None or not self._is_at(stored[0], asked, asked.number - 1):
+            return {}
+        return stored[0].early
+
+    def _is_at(self, state: ServerState, asked: Round, number: int) -> bool:
+        turn = state.offer.turn
+        return (turn.run, turn.round) == (run_of(asked.plan_digest, asked.works), number)
+
+    def _begin(self, asked: Round, names: tuple[str, ...], *, attempt_number: int) -> _Step:
+        """Return the first step of an attempt; it raises what every site would refuse."""
+        turn = Turn(run=run_of(asked.plan_digest, asked.works), round=asked.number, attempt=attempt_number)
+        offer = Offer(
+            turn=turn,
+            cohort=names,
+            threshold=self._roster.policy.threshold_floor(len(names)),
+            roster=self._roster.digest(),
+            model=asked.digest(),
+            lengths=self._lengths(asked),
+        )
+        early = {} if attempt_number else self._early(asked)
+        more = "train.fit" in asked.works and asked.number + 1 < self._rounds
+        return server.begin(roster=self._roster, offer=offer, pipeline=more, early=early)
+
+    def _lengths(self, asked: Round) -> tuple[int, ...]:
+        filled = {SEGMENTS[work]: asked.size for work in asked.works} | {"aux": 1}
+        if len(filled) != len(asked.works) + 1:
+            raise RefusedError(f"{asked}: expected kinds of work that fill different segments, got two that fill one")
+        missing = filled.keys() - {segment.name for segment in self._roster.policy.segments}
+        if missing:
+            raise RefusedError(
+                f"{asked}: expected segments {', '.join(sorted(missing))} in the roster, got none of them"
+            )
+        return tuple(filled.get(segment.name, 0) for segment in self._roster.policy.segments)
+
+    # --- exchanges -------------------------------------------------------------------------
+
+    def _run(self, step: _Step, play: _Play) -> ServerState:
+        """Carry an attempt to its end, from wherever it is."""
+        state, outgoing = step
+        self._store.save(state, outgoing)
+        while state.phase not in _OVER:
+            state, outgoing = self._exchange(state, outgoing, play)
+            self._store.save(state, outgoing)
+        heard = tuple(item for item in outgoing if item.site not in play.failures)
+        for _ in play.channel.ask(_letters(state, heard, play), timeout_s=FAREWELL_TIMEOUT_S):
+            pass  # an attempt that is over has nothing to hear
+        return state
+
+    def _exchange(self, state: ServerState, outgoing: tuple[Outgoing, ...], play: _Play) -> _Step:
+        """Send one phase's messages, take in the replies, and end the phase."""
+        phase = state.phase
+        trains = phase is attempt.Phase.MASKING
+        timeout_s = self._spec.round_timeout_s if trains else self._spec.phase_timeout_s
+        following: tuple[Outgoing, ...] = ()
+        for address, reply in play.channel.ask(_letters(state, outgoing, play), timeout_s=timeout_s):
+            state, more = _take_in(state, play.cohort[address], reply, play.failures)
+            following += more
+            if phase is attempt.Phase.UNMASKING:
+                self._store.save(state, outgoing)  # a site unmasks once, so its reply must not be lost
+        if state.phase is phase:
+            state, following = server.step(state, Deadline())
+        return state, following
+
+    def _collected(self, aggregate: Aggregate, asked: Round, failures: Mapping[str, Failure]) -> Collected:
+        weight = float(aggregate.sums["aux"][0])
+        if weight <= 0:
+            raise ProtocolError(f"{asked}: expected a sum of weights above 0, got {weight:g}; a site sent a false one")
+        count = len(aggregate.sites)
+        sums = {work: self._scaled(aggregate.sums[SEGMENTS[work]]) for work in asked.works}
+        totals = {work: RunningSum.of(total, weight=weight, contributions=count) for work, total in sums.items()}
+        return Collected(
+            totals=totals, sites=aggregate.sites, failures=tuple(failures[name] for name in sorted(failures))
+        )
+
+    def _scaled(self, total: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the sum of w x from that of w / W_max x."""
+        return np.multiply(total, self._roster.policy.max_weight, out=total)
+
+
+def _letters(state: ServerState, outgoing: tuple[Outgoing, ...], play: _Play) -> dict[int, Task]:
+    """Return the task of each address; the first message that a site gets of an attempt brings what it starts from."""
+    asked = play.asked
+    addresses = {name: address for address, name in play.cohort.items()}
+    tasks: dict[tuple[bytes, bool], Task] = {}
+    letters: dict[int, Task] = {}
+    for item in outgoing:
+        message = item.message
+        first = isinstance(message, Offer) or (isinstance(message, ShareRequest) and state.adverts[item.site].early)
+        key = (wire.encode(message), first)
+        if key not in tasks:
+            tasks[key] = Task(
+                action=ACTIONS[type(message)],
+                plan_digest=asked.plan_digest,
+                round=asked.number,
+                works=asked.works,
+                arrays=asked.arrays if first else {},
+                message=key[0],
+            )
+        if item.site in addresses:
+            letters[addresses[item.site]] = tasks[key]
+    return letters
+
+
+def _take_in(state: ServerState, name: str, reply: Answer | Failure, failures: dict[str, Failure]) -> _Step:
+    """Step on one reply; a site that failed, or sent what does not fit, is out of the attempt and is named."""
+    turn = state.offer.turn
+    try:
+        event = _message(name, reply)
+        faults = len(state.faults)
+        follower, more = server.step(state, event)
+        if len(follower.faults) > faults:
+            failures[name] = Failure(site=name, code="ProtocolError", reason=follower.faults[-1].reason)
+    except SiteFailureError as error:
+        failures[name] = Failure(site=name, code=_code(reply), reason=str(error))
+    except ProtocolError as error:
+        failures[name] = Failure(site=name, code="ProtocolError", reason=str(error))
+    else:
+        return follower, more
+    return server.step(state, Refusal(turn=turn, site=name, reason=failures[name].reason))
+
+
+def _message(name: str, reply: Answer | Failure) -> SiteMessage:
+    """Return the protocol's message in a reply.
+
+    Raises:
+        SiteFailureError: The site failed.
+        ProtocolError: The reply holds no message of this site.
+    """
+    if isinstance(reply, Failure):
+        raise SiteFailureError(reply.reason)
+    message = parcels.join(reply.message, reply.arrays)
+    if message.site != name:
+        raise ProtocolError(f"expected a message of {name}, got one of another site")
+    return message
+
+
+def _code(reply: Answer | Failure) -> str:
+    return reply.code if isinstance(reply, Failure) else "ProtocolError"
+
+
+def _why(state: ServerState, failures: Mapping[str, Failure]) -> str:
+    """Return why an attempt ended, with the reason of each site that failed."""
+    reasons = "; ".join(f"{name}: {failure.reason}" for name, failure in sorted(failures.items()))
+    return f"{state.failure}{'; ' if reasons else ''}{reasons}"

@@ -1,0 +1,61 @@
+"""The simulated consortium: its key, its roster, and every site's membership.
+
+Why it exists: sites take part only under a roster that a consortium key has signed, in a
+simulation as in a hospital; here one machine plays the consortium too.
+
+Rules:
+    * The consortium's key is in its own folder, which the simulated coordinator never reads.
+    * A roster is signed once per run; a resumed run keeps it.
+
+What it does not do: keep the key safe; a real one is made by `fedmed consortium init`.
+"""
+
+import math
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fedmed.files import write_atomic
+from fedmed.secagg.roster import Roster, RosterEntry, sign_roster
+from fedmed.secagg.roster_file import open_roster, roster_to_bytes
+from fedmed_sim.folder import RunFolder
+from fedmed_sim.settings import SimulationSettings, views
+from fedmed_site.agent import SiteAgent
+
+
+def found_consortium(settings: SimulationSettings, folder: RunFolder, names: Sequence[str]) -> None:
+    """Make the consortium's key, sign the roster of all sites, and let every site join.
+
+    Raises:
+        ConfigError: The ring is too small for so many sites.
+    """
+    folder.consortium.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.coordinator.mkdir(parents=True, exist_ok=True)
+    agents = {name: SiteAgent.open(folder.sites / name) for name in names}
+    if not folder.consortium_key.is_file():
+        write_atomic(folder.consortium_key, secrets.token_bytes(32))
+    key = Ed25519PrivateKey.from_private_bytes(folder.consortium_key.read_bytes())
+    if not folder.roster.is_file():
+        largest = max(_largest_weight(settings, agent) for agent in agents.values())
+        roster = Roster(
+            serial=1,
+            sites=tuple(
+                RosterEntry(site=name, signing_key=agents[name].membership.public_key()) for name in sorted(names)
+            ),
+            policy=settings.secagg.policy(sites=len(names), max_weight=2.0 ** math.ceil(math.log2(largest))),
+        )
+        write_atomic(folder.roster, roster_to_bytes(sign_roster(roster, key)), mode=0o644)
+    for agent in agents.values():
+        agent.membership.join(key.public_key().public_bytes_raw(), folder.roster.read_bytes(), now=datetime.now(UTC))
+
+
+def read_roster(folder: RunFolder) -> Roster:
+    """Return the roster, verified under the consortium's key."""
+    key = Ed25519PrivateKey.from_private_bytes(folder.consortium_key.read_bytes()).public_key()
+    return open_roster(folder.roster.read_bytes(), consortium_key=key, least_serial=1, now=datetime.now(UTC))
+
+
+def _largest_weight(settings: SimulationSettings, agent: SiteAgent) -> int:
+    return max(len(agent.datasets.load(view, "train").labels) for view in views(settings))

@@ -1,0 +1,248 @@
+"""The site's part in secure aggregation: verified roster, sealed state, and the round it works on.
+
+Why it exists: `fedmed.secagg.client` is pure; here its state is restored before a
+message is answered and is on disk, sealed, before the reply can leave.
+
+Rules:
+    * The state is written and synced before a reply is returned.
+    * What a round starts from comes with its first message and is kept under its digest; the work is
+      done on exactly what the site agreed to.
+    * Work is asked for only once every check of the request has passed.
+    * No phase but the one that trains needs torch, and nothing here imports it.
+
+What it does not do: train, charge, or talk.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from fedmed.errors import IntegrityError, ProtocolError, RefusedError
+from fedmed.exchange import Answer, Phase, Round, Task, Work, run_of
+from fedmed.files import write_atomic
+from fedmed.records import require
+from fedmed.secagg import client, masking, parcels, store, wire
+from fedmed.secagg.masking import Contribution
+from fedmed.secagg.messages import (
+    Abort,
+    CertifyRequest,
+    CoordinatorMessage,
+    Finish,
+    MaskRequest,
+    Offer,
+    ShareRequest,
+    UnmaskRequest,
+)
+from fedmed.secagg.roster import Policy, Roster
+from fedmed.secagg.shamir import Entropy
+from fedmed.secagg.state import ClientState
+from fedmed.tensors import pack, unpack
+from fedmed_site.home import SiteHome
+from fedmed_site.membership import Membership
+
+CARRIES: Final[dict[Phase, tuple[type[CoordinatorMessage], ...]]] = {
+    "query.offer": (Offer,),
+    "train.share": (ShareRequest,),
+    "train.mask": (MaskRequest,),
+    "query.certify": (CertifyRequest,),
+    "query.unmask": (UnmaskRequest,),
+    "query.end": (Abort, Finish),
+}
+"""Which message of the protocol each action carries."""
+
+SEGMENTS: Final[dict[Work, str]] = {
+    "query.statistics": "delta",
+    "train.fit": "delta",
+    "train.fisher": "fisher",
+}
+"""The segment of the upload that each kind of work goes into; weights go into `aux`."""
+
+Worker = Callable[[Task, Callable[[Answer], bool]], Answer]
+"""Does one kind of work, given how to tell whether an answer was spent in a certified sum."""
+
+
+def system_entropy(_site: str, _request: bytes) -> Entropy:
+    """Return the operating system's generator, whatever the site and the request."""
+    return os.urandom
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Head:
+    """What a kept round says beside its arrays."""
+
+    version: int = 1
+    works: tuple[Work, ...]
+    plan_digest: str
+    number: int
+    size: int
+
+    def __post_init__(self) -> None:
+        require(self.version == 1, f"version must be 1, got {self.version}")
+
+
+class Participant:
+    """One site in secure aggregation, over its folder."""
+
+    def __init__(
+        self, home: SiteHome, *, name: str, entropy_of: Callable[[str, bytes], Entropy], now: Callable[[], datetime]
+    ) -> None:
+        self._name = name
+        self._membership = Membership(home)
+        self._seal_key_path = home.seal_key_path
+        self._state_path = home.secagg / "state.sealed"
+        self._rounds = home.secagg / "rounds"
+        self._entropy_of = entropy_of
+        self._now = now
+
+    def answer(self, task: Task, work: Worker, *, log_clipped: Callable[[str, int], None]) -> Answer:
+        """Answer one phase; its reply is on disk before it is returned.
+
+        Args:
+            task: A phase with the protocol's message, of a plan that the site accepts.
+            work: Does the site's part of a round; asked only in the masking phase.
+            log_clipped: Told the segment and how many of its values were beyond the policy's clip.
+
+        Raises:
+            ProtocolError: The message does not belong to the action, plan or round, or is not allowed now.
+            RefusedError: The site has joined no consortium.
+            IntegrityError: The stored state does not verify.
+        """
+        message = self._message(task)
+        roster = self._membership.roster(now=self._now())
+        entropy = self._entropy_of(self._name, task.message)
+        state = self._restore()
+        model = self._model(task, message, state, roster.policy)
+        follower, reply = client.step(
+            state,
+            message,
+            site=self._name,
+            roster=roster,
+            model=model,
+            signing_key=self._membership.signing_key(),
+            entropy=entropy,
+            contribution=lambda: self._contribution(task, state, roster, work, log_clipped),
+        )
+        store.save(
+            self._state_path, follower, site=self._name, site_key=self._seal_key_path.read_bytes(), entropy=entropy
+        )
+        self._forget_rounds(follower)
+        if reply is None:
+            return Answer(site=self._name)
+        data, vectors = parcels.split(reply)
+        return Answer(site=self._name, message=data, arrays=vectors)
+
+    # --- what a message stands on ----------------------------------------------------------
+
+    def _message(self, task: Task) -> CoordinatorMessage:
+        """Return the protocol's message of a task, checked to belong to it."""
+        message = wire.decode(task.message)
+        expected = CARRIES[task.action]  # type: ignore[index]  # the agent sends phases here and nothing else
+        if not isinstance(message, expected):
+            raise ProtocolError(f"{task.action}: expected {expected[0].__name__}, got {type(message).__name__}")
+        run = run_of(task.plan_digest, task.works)
+        if isinstance(message, Finish):
+            belongs = message.run == run
+        else:
+            belongs = message.turn.run == run and message.turn.round == task.round
+        if not belongs:
+            raise ProtocolError(f"{task.action}: expected a message of {run} round {task.round}, got one of another")
+        return message
+
+    def _model(self, task: Task, message: CoordinatorMessage, state: ClientState, policy: Policy) -> bytes:
+        """Return the digest of what this site would start from, after keeping what came with the message."""
+        if not isinstance(message, Offer | ShareRequest):
+            return state.advertised.offer.model if state.advertised else bytes(32)
+        offer = message.offer if isinstance(message, ShareRequest) else message
+        if isinstance(message, ShareRequest) and state.advertised is not None:  # it came with the offer
+            return offer.model if self._path(offer.model).is_file() else bytes(32)
+        started = Round(
+            works=task.works,
+            plan_digest=task.plan_digest,
+            number=task.round,
+            arrays=task.arrays,
+            size=_size(offer, task.works, policy),
+        )
+        came = started.digest()
+        if came == offer.model and not self._path(came).is_file():
+            head = _Head(works=started.works, plan_digest=started.plan_digest, number=started.number, size=started.size)
+            self._rounds.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_atomic(self._path(came), pack(head, started.arrays))
+        return came
+
+    def _restore(self) -> ClientState:
+        return store.restore(self._state_path, site=self._name, site_key=self._seal_key_path.read_bytes())
+
+    def _contribution(
+        self,
+        task: Task,
+        state: ClientState,
+        roster: Roster,
+        work: Worker,
+        log_clipped: Callable[[str, int], None],
+    ) -> Contribution:
+        """Return this site's part of the round: a mean per kind of work, and its weight."""
+        if state.advertised is None:
+            raise ProtocolError("expected the phase before this one; start again with an offer")
+        started = self._started(state.advertised.offer.model)
+        if (started.works, started.plan_digest, started.number) != (task.works, task.plan_digest, task.round):
+            raise ProtocolError("expected the work that was offered, got another")
+        values, weight = {}, 0.0
+        for kind in started.works:
+            segment = next(item for item in roster.policy.segments if item.name == SEGMENTS[kind])
+
+            def spent(answer: Answer, name: str = segment.name) -> bool:
+                made = Contribution(weight=1.0, values={name: answer.arrays["mean"]})
+                return bool(set(masking.update_ids(made, (segment,))) & set(state.spent))  # noqa: B023  used at once
+
+            answer = work(started.task(kind), spent)
+            values[segment.name] = answer.arrays["mean"]
+            weight = float(answer.facts["weight"])
+            share = weight / roster.policy.max_weight
+            beyond = int((np.abs(values[segment.name]) * share > segment.clip).sum())
+            if beyond:
+                log_clipped(segment.name, beyond)
+        return Contribution(weight=weight, values={**values, "aux": np.array([weight], dtype=np.int64)})
+
+    def _started(self, model: bytes) -> Round:
+        path = self._path(model)
+        if not path.is_file():
+            raise RefusedError("expected what this round starts from, found it removed; this site drops out")
+        head, arrays = unpack(path.read_bytes(), _Head)
+        started = Round(
+            works=head.works, plan_digest=head.plan_digest, number=head.number, arrays=arrays, size=head.size
+        )
+        if started.digest() != model:
+            raise IntegrityError("the kept start of the round is not the one that was agreed; remove it")
+        return started
+
+    def _forget_rounds(self, state: ClientState) -> None:
+        """Remove what no attempt needs any more."""
+        needed = state.advertised.offer.model.hex() if state.advertised else ""
+        with contextlib.suppress(FileNotFoundError):
+            for path in self._rounds.iterdir():
+                if path.suffix == ".tensors" and path.stem != needed:
+                    path.unlink(missing_ok=True)
+
+    def _path(self, model: bytes) -> Path:
+        return self._rounds / f"{model.hex()}.tensors"
+
+
+def _size(offer: Offer, works: tuple[Work, ...], policy: Policy) -> int:
+    """Return how long the vectors of a round are, as the offer has it.
+
+    Raises:
+        ProtocolError: The offer has another layout than the policy, or lengths that don't fit the work.
+    """
+    if len(offer.lengths) != len(policy.segments):
+        raise ProtocolError(f"offer: expected {len(policy.segments)} segment lengths, got {len(offer.lengths)}")
+    lengths = {segment.name: length for segment, length in zip(policy.segments, offer.lengths, strict=True)}
+    sizes = {lengths.pop(SEGMENTS[work], 0) for work in works}
+    if len(sizes) != 1 or lengths.pop("aux", 0) != 1 or any(lengths.values()):
+        raise ProtocolError("offer: expected lengths of exactly the segments that the work fills")
+    return sizes.pop()

@@ -1,0 +1,238 @@
+"""What a site computes from its records: statistics, updates, Fisher information, evaluations.
+
+Why it exists: all that reads records, charges the ledger or needs torch stands here, apart
+from the agent, so that phases of secure aggregation without training load none of it.
+
+Rules:
+    * Order: refuse, charge (durable), read, compute. The agent stores and releases.
+    * Work is a mean over the site's training records and their number: `mean` and `weight`.
+    * Evaluations of held-out patients stay at the site.
+
+What it does not do: decide who may ask, store answers, or speak a protocol.
+"""
+
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from fedmed import __version__
+from fedmed.data.source import Cohort, Split
+from fedmed.errors import DataError, ModelError, RefusedError
+from fedmed.exchange import Answer, Task
+from fedmed.learning.local import (
+    evaluate,
+    fisher_sum,
+    statistics_from_sum,
+    statistics_scale,
+    statistics_sum,
+    train_locally,
+)
+from fedmed.models import Layout, attach_adapter, load_module, state_digest
+from fedmed.privacy.ledger import Ledger
+from fedmed.privacy.noise import NoiseSource, SeededNoise, SystemNoise
+from fedmed.privacy.plan import Event
+from fedmed.records import DataSpec, Plan, canonical_json, digest
+from fedmed_site.datasets import DataSets
+from fedmed_site.evaluations import EvaluationLog
+from fedmed_site.home import SiteHome
+from fedmed_site.normaliser import Normaliser, Statistics
+from fedmed_site.policy import SitePolicy
+from fedmed_site.replies import charge_id
+
+Counts = NDArray[np.floating]
+
+
+class Trainer:
+    """The computing part of one site's agent."""
+
+    def __init__(
+        self,
+        home: SiteHome,
+        *,
+        name: str,
+        policy: SitePolicy,
+        datasets: DataSets,
+        evaluations: EvaluationLog,
+        ledger: Callable[[str], Ledger],
+        log: Callable[[Task], str],
+    ) -> None:
+        self._home = home
+        self._name = name
+        self._policy = policy
+        self._datasets = datasets
+        self._evaluations = evaluations
+        self._ledger = ledger
+        self._log = log
+        self._normaliser = Normaliser(home.normalisation)
+        self._works: dict[str, Callable[[Plan, Task, int], Answer]] = {
+            "query.statistics": self._statistics,
+            "train.fit": self._fit,
+            "train.fisher": self._fisher,
+        }
+
+    def work(self, plan: Plan, task: Task, *, edition: int) -> Answer:
+        """Do one kind of work, after charging for it.
+
+        Args:
+            plan: What was agreed.
+            task: A kind of work, its round and the arrays it starts from.
+            edition: How often this round was worked before in sums that are spent; 0 for the first time.
+
+        Returns:
+            An answer with the array `mean` and the fact `weight`; it must not leave before it is stored.
+
+        Raises:
+            RefusedError: The plan, the policy or the budget forbids it.
+            DataError: The view can't be trained on.
+        """
+        return self._works[task.action](plan, task, edition)
+
+    def describe(self, plan: Plan) -> Answer:
+        """Say which software and which start the site has, so that a mismatch shows before training."""
+        return Answer(site=self._name, facts={"fedmed": __version__, "start": state_digest(self._module(plan))})
+
+    def evaluate(self, plan: Plan, task: Task) -> Answer:
+        """Evaluate the released model on every view of the plan; the results stay here."""
+        module = self._module(plan)
+        model = _model(task, module)
+        for view, data in enumerate((plan.data, *plan.continual.earlier)):
+            try:
+                statistics = self._statistics_for(plan, data, task if view == 0 else None)
+                test = _normalised(self._cohort(data, "test"), statistics)
+                self._evaluations.add_final(plan, view, evaluate(module, model, test))
+            except DataError:
+                self._log(task)  # whether a view has patients is not for the coordinator to know
+        return Answer(site=self._name)
+
+    # --- work ------------------------------------------------------------------------------
+
+    def _statistics(self, plan: Plan, task: Task, edition: int) -> Answer:
+        if plan.data.normalisation != "federated":
+            raise RefusedError(f"the plan normalises by {plan.data.normalisation} ranges; no statistics are needed")
+        self._charge(plan, charge_id(task, edition), _one_release(plan), purpose="statistics")
+        cohort = self._cohort(plan.data, "train")
+        noise = self._noise(plan, task.action, task.round, edition)
+        total = statistics_sum(cohort, privacy=plan.privacy, noise=noise)
+        return self._mean(total * statistics_scale(cohort.features.shape[1]), len(cohort.labels))
+
+    def _fit(self, plan: Plan, task: Task, edition: int) -> Answer:
+        module = self._module(plan)
+        model = _model(task, module)
+        self._check_statistics(plan, task)
+        statistics = self._statistics_for(plan, plan.data, task)
+        self._charge(plan, charge_id(task, edition), _training(plan), purpose="training")
+        train = _normalised(self._cohort(plan.data, "train"), statistics)
+        test = _normalised(self._cohort(plan.data, "test"), statistics)
+        if len(test):  # a small site may have nobody held out
+            self._evaluations.add_round(plan, task.round, evaluate(module, model, test))
+        noise = self._noise(plan, task.action, task.round, edition)
+        trained = train_locally(module, model, train, training=plan.training, privacy=plan.privacy, noise=noise)
+        return Answer(site=self._name, arrays={"mean": trained.delta}, facts={"weight": float(len(train.labels))})
+
+    def _fisher(self, plan: Plan, task: Task, edition: int) -> Answer:
+        if not plan.continual.release_fisher:
+            raise RefusedError("the plan does not ask for the Fisher information")
+        module = self._module(plan)
+        model = _model(task, module)
+        statistics = self._statistics_for(plan, plan.data, task)
+        self._charge(plan, charge_id(task, edition), _one_release(plan), purpose="Fisher information")
+        train = _normalised(self._cohort(plan.data, "train"), statistics)
+        noise = self._noise(plan, task.action, task.round, edition)
+        total = fisher_sum(module, model, train, continual=plan.continual, privacy=plan.privacy, noise=noise)
+        return self._mean(total, len(train.labels))
+
+    def _mean(self, total: Counts, records: int) -> Answer:
+        return Answer(site=self._name, arrays={"mean": total / records}, facts={"weight": float(records)})
+
+    # --- what the work stands on -----------------------------------------------------------
+
+    def _module(self, plan: Plan) -> nn.Module:
+        _, module = load_module(self._home.models / plan.base_digest, expected_digest=plan.base_digest)
+        return attach_adapter(module, plan.model, seed=plan.seed)
+
+    def _check_statistics(self, plan: Plan, task: Task) -> None:
+        """Raise unless statistics that came with the task have one entry per feature, before they are pinned."""
+        features, _ = self._datasets.dimensions(plan.data)
+        for name in ("mean", "scale"):
+            if name in task.arrays and task.arrays[name].shape != (features,):
+                raise RefusedError(f"expected {name} of {features} features, got shape {task.arrays[name].shape}")
+
+    def _cohort(self, data: DataSpec, split: Split) -> Cohort:
+        cohort = self._datasets.load(data, split)
+        if split == "train" and len(cohort.labels) < self._policy.min_records:
+            raise RefusedError(f"this site trains on {self._policy.min_records} records or more; the view has fewer")
+        return cohort
+
+    def _charge(self, plan: Plan, name: str, event: Event | None, *, purpose: str, dataset: str | None = None) -> None:
+        """Charge a data set's ledger, durably, before a record is read; no event means no protection."""
+        ledger = self._ledger(dataset or plan.data.schema)
+        if event is None:
+            ledger.record_unprotected(name, purpose=purpose)
+        else:
+            ledger.charge(name, event, purpose=purpose)
+
+    def _statistics_for(self, plan: Plan, data: DataSpec, task: Task | None) -> Statistics | None:
+        """Return what a view is standardised by; a site's own statistics are released once they are stored."""
+        name = f"{digest(data)}/statistics"
+
+        def own(data: DataSpec) -> Statistics:
+            self._charge(plan, name, _one_release(plan), purpose="statistics of the site", dataset=data.schema)
+            cohort, noise = self._cohort(data, "train"), self._noise(plan, name, 0, 0)
+            mean, scale = statistics_from_sum(statistics_sum(cohort, privacy=plan.privacy, noise=noise))
+            return Statistics(mean=mean, scale=scale)
+
+        found = self._normaliser.statistics(data, task, own)
+        if found is not None and data.normalisation == "site":
+            stored = hashlib.sha256(found.mean.tobytes() + found.scale.tobytes()).hexdigest()
+            self._ledger(data.schema).release(name, stored)
+        return found
+
+    def _noise(self, plan: Plan, purpose: str, number: int, edition: int) -> NoiseSource:
+        """Return the operating system's noise, or a seeded stream where no privacy is claimed or it is simulated.
+
+        The seeded stream is keyed by the site's name as well, so no two sites draw the same; it does not
+        depend on how updates are aggregated, so that runs which differ only in that can be compared.
+        """
+        if plan.privacy.private and plan.privacy.noise == "system":
+            return SystemNoise()
+        label = canonical_json([plan.seed, self._name, plan.study, digest(plan.data), purpose, number, edition])
+        return SeededNoise(hashlib.sha256(b"FedMed-seeded/v1\0" + label).digest())
+
+
+def _training(plan: Plan) -> Event | None:
+    if not plan.privacy.private:
+        return None
+    return Event(
+        noise_multiplier=plan.privacy.noise_multiplier,
+        sample_rate=plan.training.sample_rate,
+        steps=plan.training.local_steps,
+    )
+
+
+def _one_release(plan: Plan) -> Event | None:
+    if not plan.privacy.private:
+        return None
+    return Event(noise_multiplier=plan.privacy.release_noise_multiplier, sample_rate=1.0, steps=1)
+
+
+def _normalised(cohort: Cohort, statistics: Statistics | None) -> Cohort:
+    return cohort if statistics is None else statistics.apply(cohort)
+
+
+def _model(task: Task, module: nn.Module) -> NDArray[np.float32]:
+    """Return the task's model, checked before anything is charged for it.
+
+    Raises:
+        RefusedError: There is none, or the module can't take it.
+    """
+    model = task.arrays.get("model")
+    if model is None:
+        raise RefusedError(f"expected a model with {task.action}, got none")
+    try:
+        Layout.of(module).write(module, model)
+    except ModelError as error:
+        raise RefusedError(f"the model of {task.action} can't be used: {error}") from None
+    return np.asarray(model, dtype=np.float32)
