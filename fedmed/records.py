@@ -35,7 +35,7 @@ Family = Literal["linear", "mlp", "tabular-transformer"]
 Adapter = Literal["full", "lora"]
 LoraRule = Literal["ffa", "fedit"]
 Normalisation = Literal["public", "site", "federated"]
-TrustModel = Literal["none", "local"]
+TrustModel = Literal["none", "local", "distributed"]
 NoiseSource = Literal["system", "simulated-seed"]
 AggregationKind = Literal["secure", "insecure"]
 OptimiserKind = Literal["fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad"]
@@ -247,6 +247,10 @@ class TrainingSpec:
 class PrivacySpec:
     """Record-level differential privacy of one study, under add/remove adjacency.
 
+    `local`: each site's own release has all of the noise. `distributed`: each site adds a share of it in the
+    ring of secure aggregation, so that only the sum is protected, and only while the roster's bound on how many
+    sites side with the coordinator holds.
+
     `epsilon` and `delta` are what the whole data set may be charged over all the
     studies of the sequence; `noise_multiplier` is what calibration found for it.
     """
@@ -259,8 +263,12 @@ class PrivacySpec:
     release_noise_multiplier: float = 0.0
     """Noise of one-shot releases (Fisher information, statistics), relative to their clip norm."""
     noise: NoiseSource = "system"
+    distance: float = 0.0
+    """With `distributed`: how far the noise of each released sum may be from Gaussian noise, in total variation."""
 
     def __post_init__(self) -> None:
+        require(0 <= self.distance < 1, f"distance must be in [0, 1), got {self.distance}")
+        require(self.trust_model == "distributed" or self.distance == 0, "distance belongs to distributed noise")
         require(0 < self.delta < 1, f"delta must be in (0, 1), got {self.delta}")
         require(0 < self.clip_norm < math.inf, f"clip_norm must be above 0, got {self.clip_norm}")
         if self.trust_model == "none":
@@ -383,3 +391,18 @@ class Plan:
         require(self.version == PLAN_VERSION, f"version must be {PLAN_VERSION}, got {self.version}")
         require(bool(self.study) and self.study.isprintable(), "study must be a printable name")
         require_digest("base_digest", self.base_digest)
+        if self.privacy.trust_model == "distributed":
+            self._require_one_clipped_sum()
+
+    def _require_one_clipped_sum(self) -> None:
+        """Raise unless each round releases one clipped sum through secure aggregation, where shared noise is valid."""
+        require(
+            self.aggregation.kind == "secure",
+            "privacy.trust_model must be local without secure aggregation: shares of noise protect only a sum",
+        )
+        steps, rate = self.training.local_steps, self.training.sample_rate
+        require(
+            steps == 1 and rate == 1,
+            "privacy.trust_model must be local for several or sampled local steps (plan=fedsgd has one full step),"
+            f" got local_steps {steps} and sample_rate {rate}",
+        )

@@ -33,9 +33,12 @@ from fedmed.records import ContinualSpec, PrivacySpec, TrainingSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Trained:
-    """The result of one site's local training; `nonfinite` stays at the site."""
+    """The result of one site's local training; `nonfinite` stays at the site.
 
-    delta: NDArray[np.float32]
+    `delta` is float32, or float64 where its noise is added in the ring: rounding would move it by more than one unit.
+    """
+
+    delta: NDArray[np.floating]
     nonfinite: int
 
 
@@ -78,6 +81,9 @@ def train_locally(
     layout = Layout.of(module)
     layout.write(module, start)
     inputs, labels = _tensors(cohort)
+    if privacy.trust_model == "distributed":
+        total = _clipped_gradients(module, inputs, labels, clip_norm=privacy.clip_norm)
+        return Trained(delta=total * (-training.learning_rate / len(labels)), nonfinite=0)
     private = partial(train_private, clip_norm=privacy.clip_norm, noise_multiplier=privacy.noise_multiplier)
     train = private if privacy.private else train_plain
     report = train(
@@ -93,6 +99,18 @@ def train_locally(
         noise=noise,
     )
     return Trained(delta=layout.read(module) - start, nonfinite=report.nonfinite)
+
+
+def _clipped_gradients(
+    module: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, *, clip_norm: float
+) -> NDArray[np.float64]:
+    """Return the sum of the clipped gradients of all records, shape `[size]`; its noise is added in the ring."""
+    module.train()
+    blocks = per_record_gradients(module, loss=record_losses, inputs=inputs, labels=labels)
+    total = torch.zeros(Layout.of(module).size, dtype=torch.float64)
+    for block in blocks:
+        total += clipped_sum(block, clip_norm)
+    return total.numpy()
 
 
 def evaluate(module: nn.Module, model: NDArray[np.float32], cohort: Cohort) -> Evaluation:
@@ -148,8 +166,8 @@ def statistics_sum(cohort: Cohort, *, privacy: PrivacySpec, noise: NoiseSource) 
 def _bounded_sum(
     rows: torch.Tensor, *, clip_norm: float, privacy: PrivacySpec, noise: NoiseSource
 ) -> NDArray[np.float64]:
-    """Return the sum of clipped rows, with the release noise of the plan if there is any."""
-    if not privacy.private:
+    """Return the sum of clipped rows, with the release noise of the plan if the site adds all of it here."""
+    if privacy.trust_model != "local":  # none at all, or shared in the ring
         return clipped_sum(rows, clip_norm).numpy()
     return private_sum(rows, clip_norm=clip_norm, noise_multiplier=privacy.release_noise_multiplier, noise=noise)
 

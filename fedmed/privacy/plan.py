@@ -15,7 +15,7 @@ What it does not do: compute an epsilon (see `engine.PrvAccountant`), draw noise
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from fedmed.errors import ConfigError
@@ -23,19 +23,23 @@ from fedmed.records import require
 
 SMALLEST_NOISE = 1e-2
 LARGEST_NOISE = 1e5
+_SURE = 1 - 1e-9
+_LARGEST_EXPONENT = 100.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """A number of equal steps of the Poisson-subsampled Gaussian mechanism.
+    """A number of equal steps of the Poisson-subsampled Gaussian mechanism, or of something very near it.
 
     `noise_multiplier` is the standard deviation of the noise over the clip norm;
-    `sample_rate` the probability with which each record takes part in a step.
+    `sample_rate` the probability with which each record takes part in a step; `distance` the total
+    variation between a step's noise and the Gaussian's (see `skellam`), 0 for Gaussian noise.
     """
 
     noise_multiplier: float
     sample_rate: float
     steps: int
+    distance: float = 0.0
 
     def __post_init__(self) -> None:
         require(
@@ -47,6 +51,7 @@ class Event:
             hasattr(self.steps, "__index__") and self.steps >= 1,
             f"steps must be a whole number from 1 up, got {self.steps}",
         )
+        require(0 <= self.distance < 1, f"distance must be in [0, 1), got {self.distance}")
 
 
 class Accountant(Protocol):
@@ -61,7 +66,7 @@ def merge(events: Sequence[Event]) -> tuple[Event, ...]:
     """Return the shortest equivalent history, in an order that does not depend on the charges' order.
 
     Steps with equal noise and rate are added up. Full-batch Gaussian steps (rate 1) compose
-    exactly into one with noise 1 / sqrt(sum of steps / noise^2).
+    exactly into one with noise 1 / sqrt(sum of steps / noise^2). Distances add up too; the last event has their sum.
 
     >>> merge([Event(noise_multiplier=6.0, sample_rate=1.0, steps=1)] * 9)
     (Event(noise_multiplier=2.0, sample_rate=1.0, steps=1),)
@@ -77,7 +82,36 @@ def merge(events: Sequence[Event]) -> tuple[Event, ...]:
     precision = math.fsum(count / noise**2 for (noise, rate), count in sorted(steps.items()) if rate == 1)
     if precision > 0:
         merged.append(Event(noise_multiplier=1 / math.sqrt(precision), sample_rate=1.0, steps=1))
+    distance = total_distance(events)
+    if distance:
+        merged[-1] = replace(merged[-1], distance=min(distance / merged[-1].steps, _SURE))
     return tuple(merged)
+
+
+def total_distance(events: Sequence[Event]) -> float:
+    """Return how far, in total variation, a history is at most from one with Gaussian noise."""
+    return math.fsum(event.steps * event.distance for event in events)
+
+
+def epsilon_near(epsilon_at: Callable[[float], float], *, distance: float, delta: float) -> float:
+    """Return the epsilon of a history that is within `distance` of one whose epsilon is known for each delta.
+
+    If the near one is (epsilon, delta - slack)-DP with slack at least (1 + e^epsilon) distance, this one is
+    (epsilon, delta)-DP; where no such slack is found, there is no bound, and the result is infinite.
+
+    >>> [epsilon_near(lambda delta: 1.0, distance=distance, delta=1e-5) for distance in (1e-9, 1e-5)]
+    [1.0, inf]
+    """
+    if distance == 0:
+        return epsilon_at(delta)
+    least = epsilon_at(delta)
+    if not least < _LARGEST_EXPONENT:
+        return math.inf
+    slack = float(f"{1.05 * (1 + math.exp(1.05 * least)) * distance:.1e}")
+    if slack >= delta / 2:
+        return math.inf
+    found = epsilon_at(delta - slack)
+    return found if found < _LARGEST_EXPONENT and (1 + math.exp(found)) * distance <= slack else math.inf
 
 
 def calibrate(

@@ -52,6 +52,7 @@ class Charged:
     noise_multiplier: float
     sample_rate: float
     steps: int
+    distance: float = 0.0
 
     def __post_init__(self) -> None:
         _require_names(self.charge_id, self.purpose)
@@ -60,7 +61,12 @@ class Charged:
     @property
     def event(self) -> Event:
         """What was charged."""
-        return Event(noise_multiplier=self.noise_multiplier, sample_rate=self.sample_rate, steps=self.steps)
+        return Event(
+            noise_multiplier=self.noise_multiplier,
+            sample_rate=self.sample_rate,
+            steps=self.steps,
+            distance=self.distance,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ Rules:
 What it does not do: keep the protocol's order (see `server`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from fedmed.errors import IntegrityError, ProtocolError
 from fedmed.secagg import checks, keys, masking, shamir
@@ -74,8 +74,9 @@ def unmask(
         DealerError: A rebuilt secret is not the one its owner committed to.
     """
     lost = [site for site in headers if site not in survivors]
-    seeds = {site: _rebuild(site, (reply.seeds for reply in replies), replies, offer) for site in survivors}
-    secrets = {site: _rebuild(site, (reply.keys for reply in replies), replies, offer) for site in lost}
+    points = {reply.site: offer.point(reply.site) for reply in replies}
+    seeds = _rebuild(survivors, {points[reply.site]: reply.seeds for reply in replies}, threshold=offer.threshold)
+    secrets = _rebuild(lost, {points[reply.site]: reply.keys for reply in replies}, threshold=offer.threshold)
     for site, seed in seeds.items():
         if not keys.equal(headers[site].seed, keys.commit_seed(h1, site, seed)):
             raise DealerError(site)
@@ -91,15 +92,20 @@ def unmask(
     return tuple(_remove(total, segment, added, subtracted) for total, segment in zip(totals, segments, strict=True))
 
 
-def _rebuild(owner: str, revealed: Iterable[tuple[Revealed, ...]], replies: Sequence[Unmasked], offer: Offer) -> bytes:
-    shares = {
-        offer.point(reply.site): item.share
-        for reply, items in zip(replies, revealed, strict=True)
-        for item in items
-        if item.owner == owner
-    }
+def _rebuild(
+    owners: Sequence[str], revealed: Mapping[int, tuple[Revealed, ...]], *, threshold: int
+) -> dict[str, bytes]:
+    """Return the secret of each owner from the shares that the holder of each point `revealed`."""
+    shares: dict[str, dict[int, bytes]] = {owner: {} for owner in owners}
+    for point, items in revealed.items():
+        for item in items:
+            shares[item.owner][point] = item.share
+    return {owner: _combine(owner, shares[owner], threshold=threshold) for owner in owners}
+
+
+def _combine(owner: str, shares: Mapping[int, bytes], *, threshold: int) -> bytes:
     try:
-        return shamir.combine(shares, threshold=offer.threshold)
+        return shamir.combine(shares, threshold=threshold)
     except ProtocolError:
         raise DealerError(owner) from None
 
@@ -107,8 +113,5 @@ def _rebuild(owner: str, revealed: Iterable[tuple[Revealed, ...]], replies: Sequ
 def _remove(total: Ring, segment: Segment, added: list[bytes], subtracted: list[bytes]) -> Ring:
     """Take off what the survivors had `added` and `subtracted`."""
     ring = total.copy()
-    for seed in added:
-        masking.subtract_mask(ring, seed, segment)
-    for seed in subtracted:
-        masking.add_mask(ring, seed, segment)
+    masking.apply_masks(ring, segment, added=subtracted, subtracted=added)
     return ring

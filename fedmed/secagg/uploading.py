@@ -80,10 +80,9 @@ def mask_update(
             max_weight=policy.max_weight,
             rounding=dealt.rounding,
         )
-        for seed in added:
-            masking.add_mask(ring, seed, segment)
-        for seed in subtracted:
-            masking.subtract_mask(ring, seed, segment)
+        if segment.name in contribution.noise:
+            masking.add_noise(ring, contribution.noise[segment.name])
+        masking.apply_masks(ring, segment, added=added, subtracted=subtracted)
         payload.append(masking.to_bytes(ring))
     h2 = bindings.hash_headers(dealt.h1, headers)
     digest = bindings.payload_digest(h2, site=site, payload=payload)

@@ -44,7 +44,11 @@ def found_consortium(settings: SimulationSettings, folder: RunFolder, names: Seq
             sites=tuple(
                 RosterEntry(site=name, signing_key=agents[name].membership.public_key()) for name in sorted(names)
             ),
-            policy=settings.secagg.policy(sites=len(names), max_weight=2.0 ** math.ceil(math.log2(largest))),
+            policy=settings.secagg.policy(
+                sites=len(names),
+                max_weight=2.0 ** math.ceil(math.log2(largest)),
+                shared_noise=settings.privacy.trust_model == "distributed",
+            ),
         )
         write_atomic(folder.roster, roster_to_bytes(sign_roster(roster, key)), mode=0o644)
     for agent in agents.values():

@@ -31,6 +31,7 @@ import torch
 from fedmed.errors import SiteFailureError
 from fedmed.files import write_atomic
 from fedmed.learning.ewc import Knowledge, knowledge_to_bytes
+from fedmed.models import Layout, attach_adapter, folder_digest, load_module
 from fedmed.privacy.engine import PrvAccountant
 from fedmed.records import Plan, canonical_json, digest
 from fedmed.secagg.roster import Roster
@@ -43,7 +44,14 @@ from fedmed_sim.entropy import SimulatedEntropy
 from fedmed_sim.folder import RunFolder
 from fedmed_sim.leaks import LeakReport, LeakSearch
 from fedmed_sim.preparation import planted_identifiers, prepare_base, prepare_sites
-from fedmed_sim.settings import SimulationSettings, plan_of, privacy_spec, sequence_digest, without_consolidation
+from fedmed_sim.settings import (
+    SharedNoise,
+    SimulationSettings,
+    plan_of,
+    privacy_spec,
+    sequence_digest,
+    without_consolidation,
+)
 from fedmed_sim.summary import (
     SUMMARY_VERSION,
     AggregationSummary,
@@ -96,7 +104,7 @@ class Simulation:
         with self._phase("base"):
             base_digest = prepare_base(settings, folder, names)
         with self._phase("calibrate"):
-            privacy = privacy_spec(settings, PrvAccountant())
+            privacy = privacy_spec(settings, PrvAccountant(), shared=self._shared_noise())
         identifiers = planted_identifiers(folder)
         search = LeakSearch(identifiers) if identifiers else None
         plans = self.plans
@@ -123,6 +131,17 @@ class Simulation:
             search.feed_folder(folder.what_if / "study")
         leaks = None if search is None else replace(search.report(), whole=not self._resumed)
         return self._summarise(plans, names, leaks)
+
+    def _shared_noise(self) -> SharedNoise | None:
+        """Return what the sites' shares of noise are rounded to, where they share it."""
+        if self._settings.privacy.trust_model != "distributed":
+            return None
+        base = self._folder.base
+        architecture, module = load_module(base, expected_digest=folder_digest(base))
+        module = attach_adapter(module, self._settings.model, seed=self._settings.seed)
+        return SharedNoise(
+            policy=read_roster(self._folder).policy, size=Layout.of(module).size, features=architecture.features
+        )
 
     def _naive_arm(self, runner: "_Studies", plan: Plan, knowledge: Knowledge) -> None:
         """Run the last study without consolidation on copies of the sites, as they are before it."""

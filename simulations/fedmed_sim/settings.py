@@ -14,6 +14,7 @@ from typing import Literal
 from fedmed.data.schema import DataSet
 from fedmed.errors import ConfigError
 from fedmed.privacy.plan import Accountant, Event, calibrate
+from fedmed.privacy.skellam import noise_units
 from fedmed.records import (
     AggregationKind,
     AggregationSpec,
@@ -139,13 +140,19 @@ class SecaggSettings:
             phase_timeout_s=self.phase_timeout_s,
         )
 
-    def policy(self, *, sites: int, max_weight: float) -> Policy:
+    def policy(self, *, sites: int, max_weight: float, shared_noise: bool = False) -> Policy:
         """Return the roster's policy for a consortium of `sites`: the finest rounding that leaves headroom for all.
+
+        Args:
+            sites: How many sites one sum may cover.
+            max_weight: W_max where the settings leave it open.
+            shared_noise: Whether half of the ring is left to noise that the sites share.
 
         Raises:
             ConfigError: The ring is too small for so many sites.
         """
-        reals = [self._finest(name, sites=sites) for name in ("delta", "fisher")]
+        room = 2 * sites if shared_noise else sites
+        reals = [self._finest(name, sites=room) for name in ("delta", "fisher")]
         aux = Segment(name="aux", bits=64, kind="integer", clip=2.0**48, fraction_bits=0, max_length=64)
         return Policy(
             n_min=self.min_sites,
@@ -222,6 +229,15 @@ class SimulationSettings:
         require(bool(self.out.strip()), "out must name a folder, got an empty text")
         require(self.workers >= 1, f"workers must be at least 1, got {self.workers}")
         require(0 <= self.seed < 2**31, f"seed must be in [0, 2**31), got {self.seed}")
+        shared = self.privacy.trust_model == "distributed"
+        require(
+            not shared or self.secagg.kind == "secure",
+            "privacy must be local with secagg=insecure: shares of noise protect only a sum",
+        )
+        require(
+            not shared or (self.plan.local_steps == 1 and self.plan.sample_rate == 1),
+            "privacy must be local for several or sampled local steps; distributed noise takes plan=fedsgd",
+        )
 
 
 def views(settings: SimulationSettings) -> tuple[DataSpec, ...]:
@@ -239,7 +255,36 @@ def views(settings: SimulationSettings) -> tuple[DataSpec, ...]:
     )
 
 
-def events(settings: SimulationSettings, noise_multiplier: float) -> list[Event]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedNoise:
+    """What noise that the sites share is rounded to: the roster's policy and how long the vectors are."""
+
+    policy: Policy
+    size: int
+    features: int
+
+    def distance(self, settings: SimulationSettings, noise_multiplier: float) -> float:
+        """Return how far any sum's noise is from a Gaussian at most, rounded up."""
+        release = noise_multiplier * settings.privacy.release_noise_ratio
+        sums = [
+            ("delta", settings.plan.learning_rate * settings.privacy.clip_norm, noise_multiplier, self.size),
+            ("fisher", settings.plan.fisher_clip_norm, release, self.size),
+            ("delta", 1.0, release, 2 * self.features + 1),
+        ]
+        segments = {segment.name: segment for segment in self.policy.segments}
+        found = max(
+            noise_units(
+                clip_norm=clip_norm,
+                noise_multiplier=multiplier,
+                unit=2.0 ** segments[name].fraction_bits / self.policy.max_weight,
+                size=size,
+            ).distance
+            for name, clip_norm, multiplier, size in sums
+        )
+        return min(0.999, float(f"{1.05 * found:.1e}"))
+
+
+def events(settings: SimulationSettings, noise_multiplier: float, *, distance: float = 0.0) -> list[Event]:
     """Return all that a site's data set is charged for over the run, at a noise multiplier.
 
     The training steps of every study, one Fisher release after every study but the last, and one
@@ -248,20 +293,36 @@ def events(settings: SimulationSettings, noise_multiplier: float) -> list[Event]
     studies = len(settings.scenario.studies)
     steps = settings.plan.rounds * settings.plan.local_steps * studies
     releases = (studies - 1) + (studies if settings.plan.normalisation != "public" else 0)
-    found = [Event(noise_multiplier=noise_multiplier, sample_rate=settings.plan.sample_rate, steps=steps)]
+    rate = settings.plan.sample_rate
+    found = [Event(noise_multiplier=noise_multiplier, sample_rate=rate, steps=steps, distance=distance)]
     if releases:
         noise = noise_multiplier * settings.privacy.release_noise_ratio
-        found.append(Event(noise_multiplier=noise, sample_rate=1.0, steps=releases))
+        found.append(Event(noise_multiplier=noise, sample_rate=1.0, steps=releases, distance=distance))
     return found
 
 
-def privacy_spec(settings: SimulationSettings, accountant: Accountant) -> PrivacySpec:
-    """Return the privacy of every plan: the noise that spends the budget exactly over the run."""
+def privacy_spec(
+    settings: SimulationSettings, accountant: Accountant, *, shared: SharedNoise | None = None
+) -> PrivacySpec:
+    """Return the privacy of every plan: the noise that spends the budget exactly over the run.
+
+    Args:
+        settings: The whole configuration.
+        accountant: What turns events into an epsilon.
+        shared: What noise is rounded to, where the sites share it.
+
+    Raises:
+        ConfigError: No noise meets the budget, or the ring is too coarse for noise that is shared.
+    """
     privacy = settings.privacy
     if not privacy.private or privacy.epsilon is None:
         return PrivacySpec(trust_model="none", delta=privacy.delta, clip_norm=privacy.clip_norm, noise=privacy.noise)
+
+    def distance_at(candidate: float) -> float:
+        return 0.0 if shared is None else shared.distance(settings, candidate)
+
     noise_multiplier = calibrate(
-        lambda candidate: events(settings, candidate),
+        lambda candidate: events(settings, candidate, distance=distance_at(candidate)),
         epsilon=privacy.epsilon,
         delta=privacy.delta,
         accountant=accountant,
@@ -274,6 +335,7 @@ def privacy_spec(settings: SimulationSettings, accountant: Accountant) -> Privac
         noise_multiplier=noise_multiplier,
         release_noise_multiplier=noise_multiplier * privacy.release_noise_ratio,
         noise=privacy.noise,
+        distance=distance_at(noise_multiplier),
     )
 
 

@@ -131,6 +131,11 @@ def warnings_of(plans: Sequence[Plan], results: Sequence[StudyResult], *, secure
         found.append("training had no differential privacy: the model may remember single patients")
     elif plan.privacy.noise == "simulated-seed":
         found.append("the noise came from a seed (privacy.noise=simulated-seed): it repeats and protects nobody")
+    if plan.privacy.trust_model == "distributed":
+        found.append(
+            "the noise is shared by the sites: the promise holds for the released sums, and while no more sites side"
+            " with the coordinator than the roster's max_corrupt; one site's own upload is hidden by masks only"
+        )
     for study, result in zip(plans, results, strict=True):
         missing = sorted(set(result.sites) - set(result.evaluated))
         if missing:

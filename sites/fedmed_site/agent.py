@@ -39,7 +39,7 @@ from fedmed_site.evaluations import EvaluationLog
 from fedmed_site.home import SiteHome
 from fedmed_site.membership import Membership
 from fedmed_site.participant import Participant, system_entropy
-from fedmed_site.replies import ReplyStore, charge_id
+from fedmed_site.replies import ReplyStore, Stored, charge_id
 
 if TYPE_CHECKING:
     from fedmed_site.training import Trainer
@@ -149,7 +149,7 @@ class SiteAgent:
         if task.action in get_args(Phase):
             answer = self._phase(plan, task)
         elif task.action in get_args(Work):
-            answer = self._work(plan, task, spent=lambda _answer: False)
+            answer = self._work(plan, task, spent=lambda _stored: False).answer
         elif task.action == "evaluate.held_out":
             answer = self._evaluate(plan, task)
         else:
@@ -163,7 +163,7 @@ class SiteAgent:
     def _phase(self, plan: Plan, task: Task) -> Answer:
         """Answer a phase of secure aggregation; the vector that leaves is masked."""
 
-        def work(inner: Task, spent: Callable[[Answer], bool]) -> Answer:
+        def work(inner: Task, spent: Callable[[Stored], bool]) -> Stored:
             try:
                 return self._work(plan, inner, spent=spent)
             except REASONS_THAT_MAY_LEAVE:
@@ -183,18 +183,15 @@ class SiteAgent:
             ),
         )
 
-    def _work(self, plan: Plan, task: Task, *, spent: Callable[[Answer], bool]) -> Answer:
+    def _work(self, plan: Plan, task: Task, *, spent: Callable[[Stored], bool]) -> Stored:
         """Return stored work, or do it, store it and note that it may leave."""
         stored = self._replies.find(task)
-        edition = 0 if stored is None else stored.edition
-        if stored is None or spent(stored.answer):
-            edition += stored is not None
-            answer = self._trainer().work(plan, task, edition=edition)
-            self._replies.keep(task, answer, edition=edition)
-        else:
-            answer = stored.answer
-        self.ledger(plan.data.schema).release(charge_id(task, edition), answer.digest())
-        return answer
+        if stored is None or spent(stored):
+            edition = 0 if stored is None else stored.edition + 1
+            stored = Stored(answer=self._trainer().work(plan, task, edition=edition), edition=edition)
+            self._replies.keep(task, stored.answer, edition=edition)
+        self.ledger(plan.data.schema).release(charge_id(task, stored.edition), stored.answer.digest())
+        return stored
 
     def _evaluate(self, plan: Plan, task: Task) -> Answer:
         stored = self._replies.find(task)

@@ -14,10 +14,12 @@ What it does not do: train, charge, or talk.
 """
 
 import contextlib
+import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -26,8 +28,9 @@ import numpy as np
 from fedmed.errors import IntegrityError, ProtocolError, RefusedError
 from fedmed.exchange import Answer, Phase, Round, Task, Work, run_of
 from fedmed.files import write_atomic
+from fedmed.privacy.skellam import NoiseUnits, draw_share, noise_units
 from fedmed.records import require
-from fedmed.secagg import client, masking, parcels, store, wire
+from fedmed.secagg import client, masking, parcels, store, transcript, wire
 from fedmed.secagg.masking import Contribution
 from fedmed.secagg.messages import (
     Abort,
@@ -39,12 +42,13 @@ from fedmed.secagg.messages import (
     ShareRequest,
     UnmaskRequest,
 )
-from fedmed.secagg.roster import Policy, Roster
+from fedmed.secagg.roster import Policy, Roster, Segment
 from fedmed.secagg.shamir import Entropy
 from fedmed.secagg.state import ClientState
 from fedmed.tensors import pack, unpack
 from fedmed_site.home import SiteHome
 from fedmed_site.membership import Membership
+from fedmed_site.replies import Stored
 
 CARRIES: Final[dict[Phase, tuple[type[CoordinatorMessage], ...]]] = {
     "query.offer": (Offer,),
@@ -63,8 +67,10 @@ SEGMENTS: Final[dict[Work, str]] = {
 }
 """The segment of the upload that each kind of work goes into; weights go into `aux`."""
 
-Worker = Callable[[Task, Callable[[Answer], bool]], Answer]
-"""Does one kind of work, given how to tell whether an answer was spent in a certified sum."""
+_EDITIONS_OF_A_ROUND: Final = 2**20
+
+Worker = Callable[[Task, Callable[[Stored], bool]], Stored]
+"""Does one kind of work, given how to tell whether stored work was spent in a certified sum."""
 
 
 def system_entropy(_site: str, _request: bytes) -> Entropy:
@@ -192,22 +198,24 @@ class Participant:
         started = self._started(state.advertised.offer.model)
         if (started.works, started.plan_digest, started.number) != (task.works, task.plan_digest, task.round):
             raise ProtocolError("expected the work that was offered, got another")
-        values, weight = {}, 0.0
+        if state.dealt is None:
+            raise ProtocolError("expected the sharing before the masking; start again with an offer")
+        terms = _Terms(roster=roster, offer=state.advertised.offer, secret=state.dealt.rounding)
+        parts = []
         for kind in started.works:
             segment = next(item for item in roster.policy.segments if item.name == SEGMENTS[kind])
-
-            def spent(answer: Answer, name: str = segment.name) -> bool:
-                made = Contribution(weight=1.0, values={name: answer.arrays["mean"]})
-                return bool(set(masking.update_ids(made, (segment,))) & set(state.spent))  # noqa: B023  used at once
-
-            answer = work(started.task(kind), spent)
-            values[segment.name] = answer.arrays["mean"]
-            weight = float(answer.facts["weight"])
-            share = weight / roster.policy.max_weight
-            beyond = int((np.abs(values[segment.name]) * share > segment.clip).sum())
-            if beyond:
-                log_clipped(segment.name, beyond)
-        return Contribution(weight=weight, values={**values, "aux": np.array([weight], dtype=np.int64)})
+            worked = work(
+                started.task(kind), partial(_is_spent, segment=segment, terms=terms, spent=frozenset(state.spent))
+            )
+            parts.append(_part(worked, segment, terms, log_clipped))
+        weight = max(part.weight for part in parts)
+        merged = {name: value for part in parts for name, value in part.values.items()}
+        return Contribution(
+            weight=weight,
+            values={**merged, "aux": np.array([weight], dtype=np.int64)},
+            noise={name: value for part in parts for name, value in part.noise.items()},
+            edition=max(part.edition for part in parts),
+        )
 
     def _started(self, model: bytes) -> Round:
         path = self._path(model)
@@ -231,6 +239,76 @@ class Participant:
 
     def _path(self, model: bytes) -> Path:
         return self._rounds / f"{model.hex()}.tensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Terms:
+    """What a share of noise depends on beside the work."""
+
+    roster: Roster
+    offer: Offer
+    secret: bytes = field(repr=False)
+
+    @property
+    def honest(self) -> int:
+        """How many honest sites add a share to whatever sum is certified, at least."""
+        policy = self.roster.policy
+        return policy.gate(self.offer.threshold) - policy.max_corrupt
+
+
+def _is_spent(stored: Stored, *, segment: Segment, terms: _Terms, spent: frozenset[bytes]) -> bool:
+    mean = stored.answer.arrays["mean"]
+    made = Contribution(weight=1.0, values={segment.name: mean}, edition=_edition(stored, terms))
+    return bool(spent & set(masking.update_ids(made, (segment,))))
+
+
+def _edition(stored: Stored, terms: _Terms) -> int:
+    """Return what tells apart releases of one vector.
+
+    Where the sites share the noise, each round and each time that its work is done anew is charged and noised on
+    its own, and clipped sums without noise may well repeat; elsewhere a repeated vector is never offered again.
+    """
+    if "noise_multiplier" not in stored.answer.facts:
+        return 0
+    return (terms.offer.turn.round + 1) * _EDITIONS_OF_A_ROUND + stored.edition
+
+
+def _part(stored: Stored, segment: Segment, terms: _Terms, log_clipped: Callable[[str, int], None]) -> Contribution:
+    """Return one kind of work as a contribution to its segment, with its share of noise where sites share it."""
+    mean, facts = stored.answer.arrays["mean"], stored.answer.facts
+    weight = float(facts["weight"])
+    policy = terms.roster.policy
+    beyond = int((np.abs(mean) * (weight / policy.max_weight) > segment.clip).sum())
+    if beyond:
+        log_clipped(segment.name, beyond)
+    noise = {}
+    if "noise_multiplier" in facts:
+        units = noise_units(
+            clip_norm=float(facts["clip_norm"]),
+            noise_multiplier=float(facts["noise_multiplier"]),
+            unit=2.0**segment.fraction_bits / policy.max_weight,
+            size=len(mean),
+        )
+        _require_room(units, segment, terms)
+        if units.distance > float(facts["distance"]):
+            raise RefusedError(
+                f"expected noise within {float(facts['distance']):.1e} of a Gaussian, the roster's ring gives"
+                f" {units.distance:.1e}; sign a roster with a finer {segment.name} or plan for more distance"
+            )
+        key = transcript.expand(terms.secret, "noise", segment.name.encode())
+        noise[segment.name] = draw_share(key, variance=units.share_variance(terms.honest), size=len(mean))
+    return Contribution(weight=weight, values={segment.name: mean}, noise=noise, edition=_edition(stored, terms))
+
+
+def _require_room(units: NoiseUnits, segment: Segment, terms: _Terms) -> None:
+    """Raise unless the sum's noise, twelve deviations of it from every site, stays inside half of the ring."""
+    sites = len(terms.offer.cohort)
+    deviation = units.deviation * math.sqrt(sites / terms.honest)
+    if 12 * deviation > 2.0 ** (segment.bits - 2):
+        raise RefusedError(
+            f"expected room for noise of {deviation:.2g} units in a ring of {segment.bits} bits, got too little;"
+            f" sign a roster with fewer fraction_bits or a larger max_weight for {segment.name}"
+        )
 
 
 def _size(offer: Offer, works: tuple[Work, ...], policy: Policy) -> int:

@@ -12,7 +12,7 @@ What it does not do: decide who may ask, store answers, or speak a protocol.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,7 +116,8 @@ class Trainer:
         cohort = self._cohort(plan.data, "train")
         noise = self._noise(plan, task.action, task.round, edition)
         total = statistics_sum(cohort, privacy=plan.privacy, noise=noise)
-        return self._mean(total * statistics_scale(cohort.features.shape[1]), len(cohort.labels))
+        scaled = total * statistics_scale(cohort.features.shape[1])
+        return self._mean(scaled, len(cohort.labels), _shared_release(plan, clip_norm=1.0))
 
     def _fit(self, plan: Plan, task: Task, edition: int) -> Answer:
         module = self._module(plan)
@@ -130,7 +131,8 @@ class Trainer:
             self._evaluations.add_round(plan, task.round, evaluate(module, model, test))
         noise = self._noise(plan, task.action, task.round, edition)
         trained = train_locally(module, model, train, training=plan.training, privacy=plan.privacy, noise=noise)
-        return Answer(site=self._name, arrays={"mean": trained.delta}, facts={"weight": float(len(train.labels))})
+        facts = {"weight": float(len(train.labels)), **_shared_training(plan)}
+        return Answer(site=self._name, arrays={"mean": trained.delta}, facts=facts)
 
     def _fisher(self, plan: Plan, task: Task, edition: int) -> Answer:
         if not plan.continual.release_fisher:
@@ -142,10 +144,10 @@ class Trainer:
         train = _normalised(self._cohort(plan.data, "train"), statistics)
         noise = self._noise(plan, task.action, task.round, edition)
         total = fisher_sum(module, model, train, continual=plan.continual, privacy=plan.privacy, noise=noise)
-        return self._mean(total, len(train.labels))
+        return self._mean(total, len(train.labels), _shared_release(plan, clip_norm=plan.continual.fisher_clip_norm))
 
-    def _mean(self, total: Counts, records: int) -> Answer:
-        return Answer(site=self._name, arrays={"mean": total / records}, facts={"weight": float(records)})
+    def _mean(self, total: Counts, records: int, shared: Mapping[str, float]) -> Answer:
+        return Answer(site=self._name, arrays={"mean": total / records}, facts={"weight": float(records), **shared})
 
     # --- what the work stands on -----------------------------------------------------------
 
@@ -177,6 +179,8 @@ class Trainer:
     def _statistics_for(self, plan: Plan, data: DataSpec, task: Task | None) -> Statistics | None:
         """Return what a view is standardised by; a site's own statistics are released once they are stored."""
         name = f"{digest(data)}/statistics"
+        if data.normalisation == "site" and plan.privacy.trust_model == "distributed":
+            raise RefusedError("a site's own statistics have no shared noise; use public or federated normalisation")
 
         def own(data: DataSpec) -> Statistics:
             self._charge(plan, name, _one_release(plan), purpose="statistics of the site", dataset=data.schema)
@@ -209,13 +213,35 @@ def _training(plan: Plan) -> Event | None:
         noise_multiplier=plan.privacy.noise_multiplier,
         sample_rate=plan.training.sample_rate,
         steps=plan.training.local_steps,
+        distance=plan.privacy.distance,
     )
 
 
 def _one_release(plan: Plan) -> Event | None:
     if not plan.privacy.private:
         return None
-    return Event(noise_multiplier=plan.privacy.release_noise_multiplier, sample_rate=1.0, steps=1)
+    return Event(
+        noise_multiplier=plan.privacy.release_noise_multiplier,
+        sample_rate=1.0,
+        steps=1,
+        distance=plan.privacy.distance,
+    )
+
+
+def _shared_training(plan: Plan) -> dict[str, float]:
+    """Return what a share of noise for an update must be scaled to, where the sites share it; else nothing."""
+    return _shared(plan, clip_norm=plan.training.learning_rate * plan.privacy.clip_norm, release=False)
+
+
+def _shared_release(plan: Plan, *, clip_norm: float) -> dict[str, float]:
+    return _shared(plan, clip_norm=clip_norm, release=True)
+
+
+def _shared(plan: Plan, *, clip_norm: float, release: bool) -> dict[str, float]:
+    if plan.privacy.trust_model != "distributed":
+        return {}
+    multiplier = plan.privacy.release_noise_multiplier if release else plan.privacy.noise_multiplier
+    return {"clip_norm": clip_norm, "noise_multiplier": multiplier, "distance": plan.privacy.distance}
 
 
 def _normalised(cohort: Cohort, statistics: Statistics | None) -> Cohort:

@@ -18,6 +18,7 @@ from hypothesis.extra import numpy as hnp
 from fedmed.errors import ProtocolError, RefusedError
 from fedmed.secagg import masking
 from fedmed.secagg.masking import Contribution
+from fedmed.secagg.roster import Segment
 
 EDGES = [1, 2, 16383, 16384, 16385, 32768, 65537, 131072 + 3]
 
@@ -74,6 +75,19 @@ def test_a_mask_is_the_documented_keystream(bench: Any, name: Any, length: Any):
     assert ring.tobytes() == stream
 
 
+@pytest.mark.parametrize("length", EDGES)
+def test_masks_applied_together_are_those_applied_one_by_one(bench: Any, length: Any):
+    """Going over all masks a chunk at a time gives the same ring as one mask after the other."""
+    seeds = [bytes([i]) * 32 for i in range(5)]
+    together, single = (np.arange(length, dtype="<u4") for _ in range(2))
+    masking.apply_masks(together, bench.DELTA, added=seeds[:2], subtracted=seeds[2:])
+    for seed in seeds[:2]:
+        masking.add_mask(single, seed, bench.DELTA)
+    for seed in seeds[2:]:
+        masking.subtract_mask(single, seed, bench.DELTA)
+    assert (together == single).all()
+
+
 def test_masks_of_different_segments_and_seeds_have_nothing_in_common(bench: Any):
     """Name, width, length and seed each give another keystream."""
     wide = replace(bench.DELTA, bits=64)
@@ -108,20 +122,21 @@ def test_rounding_differs_between_seeds_and_positions(bench: Any):
     assert abs(np.corrcoef(first[1:], first[:-1])[0, 1]) < 0.1
 
 
-def test_the_error_of_a_weighted_mean_keeps_its_bound(bench: Any):
-    """Over many coordinates the rms error is within the bound and no error passes the maximum."""
+@pytest.mark.parametrize("name", ["DELTA", "HALF"])
+def test_the_error_of_a_weighted_mean_keeps_its_bound(bench: Any, name: Any):
+    """Over many coordinates the rms error is within the bound and no error passes the maximum, at 32 and 16 bits."""
+    segment = getattr(bench, name)
     rng = np.random.default_rng(5)
     weights = rng.uniform(0.2, 1, 20)
     inputs = rng.normal(0, 0.2, (20, 20_000))
     rings = [
-        encode(x, bench.DELTA, weight=w, seed=bytes([i]) * 32)
-        for i, (w, x) in enumerate(zip(weights, inputs, strict=True))
+        encode(x, segment, weight=w, seed=bytes([i]) * 32) for i, (w, x) in enumerate(zip(weights, inputs, strict=True))
     ]
-    mean = masking.decode(sum(rings[1:], start=rings[0]), bench.DELTA) / weights.sum()
+    mean = masking.decode(sum(rings[1:], start=rings[0]), segment) / weights.sum()
     error = (
         mean - (weights[:, None] * np.clip(inputs * weights[:, None], -1, 1) / weights[:, None]).sum(0) / weights.sum()
     )
-    bound = masking.error_bound(bench.DELTA, sites=20, weight_sum=weights.sum())
+    bound = masking.error_bound(segment, sites=20, weight_sum=weights.sum())
     assert np.sqrt((error**2).mean()) <= bound.rms * 1.01
     assert np.abs(error).max() <= bound.maximum
 
@@ -135,6 +150,54 @@ def test_the_shipped_scale_holds_a_hundred_sites(bench: Any):
         ring = encode(np.full(3, sign * 9.0), segment)
         total = sum([ring] * 99, start=ring)
         assert np.allclose(masking.decode(total, segment), sign * 100, atol=100 * 2.0**-24)
+
+
+@pytest.mark.parametrize(("sites", "fraction", "clip"), [(3, 12, 2.666), (15, 11, 1.0), (100, 8, 1.27)])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_sixteen_bits_are_exact_up_to_the_headroom(sites: Any, fraction: Any, clip: Any, sign: Any):
+    """As many sites as have headroom may all send the extreme: the sum does not wrap and keeps its error bound."""
+    segment = Segment(name="half", bits=16, kind="signed", clip=clip, fraction_bits=fraction, max_length=1000)
+    assert segment.has_headroom(sites)
+    assert not segment.has_headroom(sites + 1)
+    rings = [encode(np.full(1000, sign * 9.0, dtype=np.float32), segment, seed=bytes([i]) * 32) for i in range(sites)]
+    assert all(ring.dtype == np.dtype("<u2") for ring in rings)
+    total = masking.decode(sum(rings[1:], start=rings[0]), segment)
+    assert np.abs(total - sign * sites * clip).max() <= sites * 2.0**-fraction
+    mean = total / sites
+    bound = masking.error_bound(segment, sites=sites, weight_sum=sites)
+    assert np.sqrt(((mean - sign * clip) ** 2).mean()) <= bound.rms * 1.01
+
+
+def test_without_headroom_sixteen_bits_wrap():
+    """The headroom that a policy asks for is no formality: beyond it the sum of the extremes changes its sign."""
+    segment = Segment(name="half", bits=16, kind="signed", clip=2.67, fraction_bits=12, max_length=1)
+    assert not segment.has_headroom(3)
+    rings = [encode(np.full(1, 9.0), segment, seed=bytes([i]) * 32) for i in range(3)]
+    assert masking.decode(sum(rings[1:], start=rings[0]), segment)[0] < 0
+
+
+@pytest.mark.parametrize("length", EDGES)
+@pytest.mark.parametrize(("name", "low"), [("DELTA", -1.0), ("FISHER", 0.0), ("HALF", -1.0)])
+@pytest.mark.parametrize("width", [np.float32, np.float64])
+def test_an_encoding_is_the_documented_one(bench: Any, length: Any, name: Any, low: Any, width: Any):
+    """An element is floor(clip(w~ x, C) 2^f + U), U from the documented keystream in 32 bits, to the last bit."""
+    segment, share = getattr(bench, name), 0.37
+    values = np.random.default_rng(length).normal(0, 1.5, length).astype(width)
+    info = b"FedMed-SA/v1/round\0" + b"".join(
+        len(part).to_bytes(8, "big") + part
+        for part in (segment.name.encode(), segment.bits.to_bytes(8, "big"), length.to_bytes(8, "big"))
+    )
+    key = HKDFExpand(algorithm=SHA256(), length=32, info=info).derive(b"r" * 32)
+    words = np.frombuffer(Cipher(AES(key), CTR(bytes(16))).encryptor().update(bytes(4 * length)), dtype="<u4")
+    scaled = np.clip(share * values.astype(np.float64), low, 1) * 2.0**segment.fraction_bits
+    expected = np.floor(scaled + words * 2.0**-32).astype(np.int64).astype(masking.ring_type(segment.bits))
+    assert (encode(values, segment, weight=share) == expected).all()
+
+
+def test_the_largest_finite_values_are_clipped(bench: Any):
+    """A value whose scaled form would overflow is finite, hence clipped and not refused."""
+    values = np.array([1.7e308, -1.7e308, 0.0])
+    assert masking.decode(encode(values, bench.DELTA), bench.DELTA).tolist() == [1.0, -1.0, 0.0]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -197,6 +260,45 @@ def test_the_id_of_an_update_ignores_weight_width_and_sign_of_zero(bench: Any):
     assert len(first) == 1
     other = masking.update_ids(Contribution(weight=1.0, values={**base, "delta": np.array([0.0, 0.5000001])}), segments)
     assert first != other
+
+
+def test_the_id_of_an_update_depends_on_every_value_and_its_place(bench: Any):
+    """One changed value, two swapped ones, a value more, or another segment: each gives another id."""
+    base = np.random.default_rng(2).normal(0, 1, 70_000).astype(np.float32)
+    last, swapped = base.copy(), base.copy()
+    last[-1] = np.nextafter(last[-1], np.float32(9))
+    swapped[[0, 40_000]] = swapped[[40_000, 0]]
+    variants = [base, last, swapped, np.append(base, np.float32(0)), base[:-1]]
+    ids = [masking.update_ids(Contribution(weight=1.0, values={"delta": x}), (bench.DELTA,)) for x in variants]
+    ids.append(masking.update_ids(Contribution(weight=1.0, values={"half": base}), (bench.HALF,)))
+    assert len(set(ids)) == len(ids)
+    assert all(len(item) == 32 for (item,) in ids)
+
+
+@pytest.mark.parametrize("value", [-1e-60, 1e-60, 1e300, np.nan, 0.1])
+def test_the_id_of_an_update_is_that_of_its_float32_values(bench: Any, value: Any):
+    """Values too small, too large or too fine for float32 have the id of what float32 makes of them."""
+    with np.errstate(over="ignore"):
+        narrow = np.array([value, 0.5]).astype(np.float32)
+    ids = [
+        masking.update_ids(Contribution(weight=1.0, values={"delta": x}), (bench.DELTA,))
+        for x in (np.array([value, 0.5]), narrow)
+    ]
+    assert ids[0] == ids[1]
+
+
+def test_ring_bytes_are_views_that_nobody_can_write_to(bench: Any):
+    """The bytes of a ring and the ring of some bytes share memory, read-only: a long vector is held once."""
+    ring = np.arange(6, dtype="<u4")
+    data = masking.to_bytes(ring)
+    assert data == np.arange(6, dtype="<u4").tobytes()
+    again = masking.from_bytes(data, bench.DELTA, 6)
+    assert np.shares_memory(again, ring)
+    writable = masking.from_bytes(bytearray(24), bench.DELTA, 6)
+    for view in (ring, again, writable):
+        with pytest.raises(ValueError, match="read-only"):
+            view[0] = 1
+    assert masking.to_bytes(np.empty(0, dtype="<u4")) == b""
 
 
 def test_a_contribution_shows_nothing_when_logged():

@@ -1,0 +1,1 @@
+"""Cryptography at rest and in identities: key files, passphrases, envelopes, certificates."""

@@ -1,0 +1,371 @@
+"""A site in secure aggregation: what it refuses, what it keeps, and that a killed process never says two things."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from federation import PRIVATE, SECURE, Consortium, MemoryChannel, build_consortium, sign_in, twin_of
+
+from fedmed.errors import IntegrityError, UsageError
+from fedmed.exchange import Answer, Failure, Round, Task, run_of
+from fedmed.records import Plan, canonical_json, digest
+from fedmed.secagg import parcels, wire
+from fedmed.secagg.messages import Finish, MaskRequest, Offer, Refusal, Turn
+from fedmed.secagg.roster import sign_roster
+from fedmed.secagg.roster_file import roster_to_bytes
+from fedmed_server.checkpoint import load_progress
+from fedmed_site.agent import SiteAgent
+
+SIZE = 4
+
+
+@pytest.fixture
+def consortium(tmp_path: Path) -> Consortium:
+    """Three prepared sites under one roster."""
+    return build_consortium(tmp_path / "consortium", sites=3, rows=120)
+
+
+def secure_plan(consortium: Consortium, **changes: Any) -> Plan:
+    """Return a private plan of one round under secure aggregation."""
+    training = replace(consortium.plan().training, rounds=1)
+    continual = replace(consortium.plan().continual, release_fisher=False)
+    return consortium.plan(aggregation=SECURE, privacy=PRIVATE, training=training, continual=continual, **changes)
+
+
+def start_of(plan: Plan) -> Round:
+    """Return the first round of a plan from a model of zeros."""
+    arrays = {"model": np.zeros(SIZE, np.float32)}
+    return Round(works=("train.fit",), plan_digest=digest(plan), arrays=arrays, size=SIZE)
+
+
+def offer_of(consortium: Consortium, asked: Round, **changes: Any) -> Offer:
+    """Return fair terms of a round."""
+    fair = Offer(
+        turn=Turn(run=run_of(asked.plan_digest, asked.works), round=asked.number, attempt=0),
+        cohort=consortium.roster.names,
+        threshold=2,
+        roster=consortium.roster.digest(),
+        model=asked.digest(),
+        lengths=(SIZE, 1, 0),
+    )
+    return replace(fair, **changes)
+
+
+def task_of(asked: Round, message: Any, *, action: str = "query.offer", **changes: Any) -> Task:
+    """Return a phase's task."""
+    return replace(
+        Task(
+            action=action,  # type: ignore[arg-type]
+            plan_digest=asked.plan_digest,
+            round=asked.number,
+            works=asked.works,
+            arrays=asked.arrays if action == "query.offer" else {},
+            message=wire.encode(message),
+        ),
+        **changes,
+    )
+
+
+def reason_of(reply: Answer | Failure) -> str:
+    """Return why a site said no, in a failure or a refusal of the protocol."""
+    if isinstance(reply, Failure):
+        return reply.reason
+    message = parcels.join(reply.message, reply.arrays)
+    assert isinstance(message, Refusal)
+    return message.reason
+
+
+def ask(consortium: Consortium, plan: Plan, task: Task, place: int = 0) -> Answer | Failure:
+    """Ask one site."""
+    return SiteAgent.open(consortium.homes[place]).respond(canonical_json(plan), task)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"roster": bytes(32)}, "expected roster serial 1"),
+        ({"cohort": ("h1", "h2", "stranger")}, "unknown ones: stranger"),
+        ({"cohort": ("h1", "h2")}, "at least 3 sites"),
+        ({"threshold": 1}, "expected a threshold between 2 and 3"),
+        ({"model": bytes(32)}, "the digest of another"),
+        ({"lengths": (SIZE, 1, SIZE)}, "exactly the segments"),
+        ({"lengths": (SIZE, 2, 0)}, "exactly the segments"),
+        ({"lengths": (SIZE, 1)}, "expected 3 segment lengths"),
+        ({"turn": Turn(run="another", round=0, attempt=0)}, "got one of another"),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, Mapping) else "",
+)
+def test_unfair_terms_are_refused_before_anything_is_charged(
+    consortium: Consortium, changes: dict[str, Any], reason: str
+) -> None:
+    """Whatever the coordinator changes in its offer, the site says which term it is and its ledger stays as it was."""
+    plan = secure_plan(consortium)
+    asked = start_of(plan)
+    before = (consortium.homes[0] / "ledger" / "tiny.jsonl").read_bytes()
+    reply = ask(consortium, plan, task_of(asked, offer_of(consortium, asked, **changes)))
+    assert reason in reason_of(reply)
+    assert (consortium.homes[0] / "ledger" / "tiny.jsonl").read_bytes() == before
+
+
+def test_an_offer_of_another_model_than_came_is_refused(consortium: Consortium) -> None:
+    """Two sites of one sum can't be made to start from two models: each compares what came with what is agreed."""
+    plan = secure_plan(consortium)
+    asked = start_of(plan)
+    task = task_of(asked, offer_of(consortium, asked), arrays={"model": np.ones(SIZE, np.float32)})
+    assert "the digest of another; synchronise it" in reason_of(ask(consortium, plan, task))
+
+
+def test_a_forged_mask_request_spends_no_budget(consortium: Consortium) -> None:
+    """A coordinator that skips the sharing can't make a site train: nothing is charged and no record is read."""
+    plan = secure_plan(consortium)
+    asked = start_of(plan)
+    offer = offer_of(consortium, asked)
+    assert isinstance(ask(consortium, plan, task_of(asked, offer)), Answer)
+    before = (consortium.homes[0] / "ledger" / "tiny.jsonl").read_bytes()
+    forged = MaskRequest(turn=offer.turn, headers=(), boxes=())
+    reply = ask(consortium, plan, task_of(asked, forged, action="train.mask"))
+    assert isinstance(reply, Failure)
+    assert (consortium.homes[0] / "ledger" / "tiny.jsonl").read_bytes() == before
+
+
+def test_a_message_under_another_action_is_refused(consortium: Consortium) -> None:
+    """What travels as one phase can't be another one's message."""
+    plan = secure_plan(consortium)
+    asked = start_of(plan)
+    reply = ask(consortium, plan, task_of(asked, offer_of(consortium, asked), action="query.certify"))
+    assert "expected CertifyRequest, got Offer" in reason_of(reply)
+
+
+@pytest.mark.parametrize("works", [(), ("query.describe",), ("train.fit", "everything")])
+def test_a_phase_for_unknown_work_is_refused(consortium: Consortium, works: tuple[str, ...]) -> None:
+    """A round says what it is for, in words that the site knows."""
+    plan = secure_plan(consortium)
+    asked = start_of(plan)
+    reply = ask(consortium, plan, task_of(asked, offer_of(consortium, asked), works=works))
+    assert "no work that this site knows" in reason_of(reply)
+
+
+@pytest.mark.parametrize("action", ["train.fit", "train.fisher", "query.statistics"])
+def test_under_a_secure_plan_no_work_leaves_in_clear(consortium: Consortium, action: str) -> None:
+    """A coordinator can't ask for the update itself under a plan that promises a sum."""
+    plan = secure_plan(consortium)
+    reply = ask(consortium, plan, start_of(plan).task(action))  # type: ignore[arg-type]
+    assert "the plan has secure aggregation, which knows no" in reason_of(reply)
+
+
+def test_under_an_insecure_plan_there_are_no_phases(consortium: Consortium) -> None:
+    """And the other way round: a plan is one or the other."""
+    plan = consortium.plan()
+    asked = start_of(plan)
+    reply = ask(consortium, plan, task_of(asked, offer_of(consortium, asked)))
+    assert "the plan has insecure aggregation, which knows no query.offer" in reason_of(reply)
+
+
+def test_a_site_outside_any_consortium_takes_no_part(consortium: Consortium) -> None:
+    """Without a pinned key and a roster there is nothing to believe."""
+    plan = secure_plan(consortium)
+    asked = start_of(plan)
+    (consortium.homes[0] / "consortium" / "roster.json").unlink()
+    assert "joined no consortium" in reason_of(ask(consortium, plan, task_of(asked, offer_of(consortium, asked))))
+
+
+def test_a_roster_that_was_changed_on_disk_is_not_believed(consortium: Consortium) -> None:
+    """Its signature is verified each time it is read."""
+    plan = secure_plan(consortium)
+    path = consortium.homes[0] / "consortium" / "roster.json"
+    path.write_bytes(path.read_bytes().replace(b'"n_min":3', b'"n_min":4'))
+    asked = start_of(plan)
+    reply = ask(consortium, plan, task_of(asked, offer_of(consortium, asked)))
+    assert isinstance(reply, Failure)
+    assert reply.code == "IntegrityError"
+
+
+def test_an_expired_roster_is_refused(consortium: Consortium) -> None:
+    """The site reads until when it was in force, and that its clock may be wrong."""
+    now = datetime.now(UTC)
+    dated = replace(consortium.roster, serial=2, valid_until=(now + timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%SZ"))
+    signed = roster_to_bytes(sign_roster(dated, consortium.consortium_key))
+    membership = SiteAgent.open(consortium.homes[0]).membership
+    membership.renew(signed, now=now)
+    assert membership.roster(now=now).serial == 2
+    with pytest.raises(IntegrityError, match="clock"):
+        membership.roster(now=now + timedelta(days=2))
+
+
+def test_an_older_roster_does_not_replace_a_later_one(consortium: Consortium) -> None:
+    """Whoever was struck off can't come back by an old list."""
+    membership = SiteAgent.open(consortium.homes[0]).membership
+    now = datetime.now(UTC)
+    first = (consortium.homes[0] / "consortium" / "roster.json").read_bytes()
+    sign_in(consortium.homes, consortium.consortium_key, serial=2)
+    with pytest.raises(IntegrityError, match="expected serial 2 or later, got 1"):
+        membership.renew(first, now=now)
+
+
+def test_another_consortiums_key_is_not_pinned_over_the_first(consortium: Consortium) -> None:
+    """A site that belongs to a consortium leaves it before it joins another."""
+    membership = SiteAgent.open(consortium.homes[0]).membership
+    with pytest.raises(UsageError, match="pinned to another consortium key"):
+        membership.join(bytes(32), b"", now=datetime.now(UTC))
+
+
+def test_a_damaged_state_is_not_used(consortium: Consortium) -> None:
+    """A site that can't read what it remembers drops out with a word, and reveals nothing."""
+    plan = secure_plan(consortium)
+    asked = start_of(plan)
+    assert isinstance(ask(consortium, plan, task_of(asked, offer_of(consortium, asked))), Answer)
+    path = consortium.homes[0] / "secagg" / "state.sealed"
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    reply = ask(consortium, plan, task_of(asked, offer_of(consortium, asked)))
+    assert isinstance(reply, Failure)
+    assert reply.code == "IntegrityError"
+
+
+def test_an_unforeseen_error_in_training_leaves_no_text(
+    consortium: Consortium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal travels to the coordinator, so it holds a reference to the site's log and nothing of the error."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("row of Mrs Example")
+
+    monkeypatch.setattr("fedmed_site.training.train_locally", fail)
+    plan = secure_plan(consortium)
+    channel = consortium.channel(plan)
+    with pytest.raises(Exception, match="internal failure"):
+        consortium.runner(plan, tmp_path / "state", channel=channel).run()
+    for _, _, reply in channel.seen:
+        assert b"Example" not in (reply.message if isinstance(reply, Answer) else reply.reason.encode())
+    assert b"Example" in (consortium.homes[0] / "site.log").read_bytes()
+
+
+def test_clipped_values_are_told_to_the_site_and_to_nobody_else(consortium: Consortium, tmp_path: Path) -> None:
+    """An update beyond the roster's clip is cut, and the site's own log says how many values."""
+    training = replace(consortium.plan().training, rounds=1, learning_rate=1e4)
+    plan = replace(secure_plan(consortium), training=training)
+    channel = consortium.channel(plan)
+    consortium.runner(plan, tmp_path / "state", channel=channel).run()
+    assert b"values of delta were beyond the roster's clip" in (consortium.homes[0] / "site.log").read_bytes()
+
+
+def test_after_the_run_an_offer_of_it_is_refused(consortium: Consortium) -> None:
+    """A study that is over can't be begun again to get other sums of the same updates."""
+    plan = secure_plan(consortium)
+    asked = start_of(plan)
+    over = Finish(run=run_of(asked.plan_digest, asked.works))
+    assert isinstance(ask(consortium, plan, task_of(asked, over, action="query.end")), Answer)
+    assert "expected a turn after" in reason_of(ask(consortium, plan, task_of(asked, offer_of(consortium, asked))))
+
+
+def test_phases_without_training_need_no_torch(consortium: Consortium) -> None:
+    """A whole appliance answers an offer without loading torch, opacus or transformers."""
+    plan = secure_plan(consortium)
+    asked = start_of(plan)
+    job = (str(consortium.homes[0]), canonical_json(plan), pickle.dumps(task_of(asked, offer_of(consortium, asked))))
+    code = """
+import pickle, sys
+from pathlib import Path
+from fedmed_site.agent import SiteAgent
+from fedmed.exchange import Answer
+home, plan, task = pickle.load(sys.stdin.buffer)
+reply = SiteAgent.open(Path(home)).respond(plan, pickle.loads(task))
+assert isinstance(reply, Answer), reply
+loaded = {"torch", "opacus", "transformers", "peft"} & set(sys.modules)
+assert not loaded, loaded
+"""
+    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(job), capture_output=True, check=False)  # noqa: S603  our own code
+    assert done.returncode == 0, done.stderr.decode()
+
+
+class MortalChannel(MemoryChannel):
+    """A channel on which one site's process is killed at a chosen durable write, and then started again."""
+
+    mortal = 1
+    kill_at = 0
+    writes = 0
+    killed = False
+
+    def ask(self, tasks: Mapping[int, Task], *, timeout_s: float) -> Iterator[tuple[int, Answer | Failure]]:
+        for address, task in tasks.items():
+            if address != self.mortal:
+                yield address, self.agent(address).respond(self.plan_json, task)
+                continue
+            first = self._in_child(task, kill=True)
+            again = self._in_child(task, kill=False)
+            assert again is not None
+            if first is not None and isinstance(again, Answer):
+                assert again.message == first.message
+                assert again.digest() == first.digest()
+            yield address, again if first is None else first
+
+    def _in_child(self, task: Task, *, kill: bool) -> Any:
+        """Answer in a process of its own; return None where it was killed."""
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(read)
+            try:
+                budget = self.kill_at - self.writes if kill and not self.killed else 1 << 30
+                count = _count_writes(lambda number: number == budget and os.kill(os.getpid(), signal.SIGKILL))
+                reply = self.agent(self.mortal).respond(self.plan_json, task)
+                with os.fdopen(write, "wb") as pipe:
+                    pickle.dump((count[0], reply), pipe)
+            finally:
+                os._exit(0)
+        os.close(write)
+        with os.fdopen(read, "rb") as pipe:
+            data = pipe.read()
+        os.waitpid(child, 0)
+        if not data:
+            self.killed = True
+            return None
+        count, reply = pickle.loads(data)  # noqa: S301  from our own child
+        self.writes += count if kill else 0
+        return reply
+
+
+def _count_writes(at: Callable[[int], object]) -> list[int]:
+    """Count this process's calls of fsync from now on, and call `at` before each; return the count in a list."""
+    real, count = os.fsync, [0]
+
+    def fsync(descriptor: int) -> None:
+        count[0] += 1
+        at(count[0])
+        real(descriptor)
+
+    os.fsync = fsync  # type: ignore[assignment]  # in this child only
+    return count
+
+
+@pytest.mark.slow
+def test_a_site_killed_at_any_write_repeats_its_bytes_or_drops_out(consortium: Consortium, tmp_path: Path) -> None:
+    """Kill -9 at each durable write of a round: restarted, it says what it said before, and the sum stays exact.
+
+    Where the process died before its reply left, the restarted one answers afresh; where the reply had
+    left and was asked again, the bytes are the same or it refuses. The budget is never under-counted.
+    """
+    plan = secure_plan(consortium)
+    models = []
+    for kill_at in range(1 << 10):
+        twin = twin_of(consortium, tmp_path / f"twin-{kill_at}")
+        channel = MortalChannel(twin.homes, canonical_json(plan))
+        channel.kill_at = kill_at
+        state = tmp_path / f"state-{kill_at}"
+        twin.runner(plan, state, channel=channel).run()
+        progress = load_progress(state / "checkpoint.tensors", plan_digest=digest(plan))
+        assert progress is not None
+        models.append(progress.model)
+        assert len(SiteAgent.open(twin.homes[1]).ledger("tiny").events()) == 1
+        if kill_at and not channel.killed:
+            break
+    assert len(models) > 20
+    assert all(np.abs(model - models[0]).max() < 1e-5 for model in models)
