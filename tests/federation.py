@@ -4,10 +4,14 @@ Why it exists: most behaviour has nothing to do with Flower; this beats mocks,
 because every part but the wire is the one that ships.
 """
 
+import os
+import pickle
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -258,3 +262,22 @@ def twin_of(consortium: Consortium, root: Path) -> Consortium:
 
 
 SECURE = AggregationSpec(kind="secure", min_sites=3)
+
+
+def answer_in_child(pipe: Connection, home: Path, plan_json: bytes, task: bytes, kill_at: int) -> None:
+    """Answer a pickled task as a process of its own, and kill it at its `kill_at`-th durable write, from 1; 0 = never.
+
+    Sends how often it has written and the pickled reply.
+    """
+    real, count = os.fsync, 0
+
+    def fsync(descriptor: int) -> None:
+        nonlocal count
+        count += 1
+        if count == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(descriptor)
+
+    os.fsync = fsync  # type: ignore[assignment]  # in this process only
+    reply = SiteAgent.open(home).respond(plan_json, pickle.loads(task))  # noqa: S301  from our own parent
+    pipe.send((count, pickle.dumps(reply)))

@@ -7,6 +7,7 @@ Rules:
     * A cell is missing (null, no reason), a value, or null with a reason; never copied through.
     * Full-width digits and outer white space are normal in hospital exports and are no fault (NFKC).
     * A date that is none is removed and counted, because nothing can be trained on it.
+    * Of a place only what its ladder can read passes: a district, never a street; the rest is removed and counted.
 
 What it does not do: decide about rows, or read files.
 """
@@ -17,14 +18,18 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from fedmed.deid.policy import ColumnFacts
+from fedmed.deid.hierarchies import SUPPRESSED, HierarchyName, labels
+from fedmed.deid.policy import PLACES, ColumnFacts
 
 NOT_A_NUMBER = "not a number"
 OUT_OF_RANGE = "out of range"
 NOT_ALLOWED = "not an allowed value"
+NOT_A_CODE = "not an ICD-10 code"
 NO_KEY = "no patient key"
 
 _DATE_FORMATS = ("%Y-%m-%d", "%Y/%m/%d", "%Y%m%d", "%Y年%m月%d日")
+# A category, its four-digit and national extensions (I10.x00x002), dagger and asterisk; or a morphology code.
+_ICD10 = r"^(?:[A-Z][0-9][0-9A-Z](?:\.[0-9A-Zx]{1,4}(?:x[0-9]{2,3})?)?[*+†]?|M[0-9]{4,5}/[0-9])$"
 _TIME_OF_DAY = r"[T\s]+\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?$"
 
 
@@ -35,6 +40,7 @@ class Parsed:
     values: pl.Series
     reasons: pl.Series
     dates_removed: int = 0
+    places_removed: int = 0
 
 
 def parse_cells(column: ColumnFacts, cells: Sequence[str], missing: Sequence[str]) -> Parsed:
@@ -55,6 +61,11 @@ def parse_cells(column: ColumnFacts, cells: Sequence[str], missing: Sequence[str
         return _numbers(frame, low=column.low, high=column.high)
     if column.kind == "date":
         return _dates(frame)
+    if column.kind == "icd10":
+        return _codes(frame)
+    for place in PLACES:
+        if column.kind == place:
+            return _places(frame, place)
     return _choices(frame, _spellings(column), values=column.values, binary=column.kind == "binary")
 
 
@@ -85,6 +96,19 @@ def _dates(frame: pl.DataFrame) -> Parsed:
     removed = int((done["given"] & done["value"].is_null()).sum())
     reasons = pl.Series("reason", [None] * done.height, dtype=pl.String)
     return Parsed(values=done["value"], reasons=reasons, dates_removed=removed)
+
+
+def _codes(frame: pl.DataFrame) -> Parsed:
+    reason = pl.when(~pl.col("cell").str.contains(_ICD10)).then(pl.lit(NOT_A_CODE)).otherwise(None)
+    done = frame.select(value=pl.when(reason.is_null()).then("cell").otherwise(None), reason=reason.cast(pl.String))
+    return Parsed(values=done["value"], reasons=done["reason"])
+
+
+def _places(frame: pl.DataFrame, place: HierarchyName) -> Parsed:
+    read = labels(frame["cell"], place, 0)
+    values = read.to_frame("read").select(pl.when(pl.col("read") != SUPPRESSED).then("read")).to_series()
+    reasons = pl.Series("reason", [None] * len(values), dtype=pl.String)
+    return Parsed(values=values, reasons=reasons, places_removed=int((read == SUPPRESSED).sum()))
 
 
 def _choices(frame: pl.DataFrame, spellings: Mapping[str, str], *, values: Sequence[str], binary: bool) -> Parsed:

@@ -1,4 +1,4 @@
-"""A hospital's own CSV file becomes a table of vouched columns, and the audit log says so.
+"""A hospital's own table becomes a table of vouched columns, and the audit log says so.
 
 Why it exists: training may read only what a policy has decided about, column by
 column. This is the only door from a raw table to the learner.
@@ -7,31 +7,36 @@ Rules:
     * Default-deny: direct identifiers, free text and columns that the schema does not list never leave the reader.
     * A row that cannot be parsed is quarantined with a reason per column, an incomplete row is
       counted by column, and neither is dropped silently. Beyond the policy's fraction the file is refused.
+    * Where the policy asks for k-anonymity, every quasi-identifier that is kept has a ladder, or the file is refused.
     * An error, a log entry and the quarantine list name lines and columns, never what a cell holds.
     * The table is written whole, then logged; a table that the log does not vouch for is not trained on.
 
-What it does not do: k-anonymity, generalisation beyond ages, or free text (dropped whole).
+What it does not do: read files (see `readers`), choose levels (see `anonymity`), or clean text (the caller's).
 """
 
-import codecs
 import csv
-import hashlib
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Protocol
 
 import polars as pl
 
-import fedmed
-from fedmed.audit import ChainLog, Scalar
-from fedmed.deid.cells import NO_KEY, Parsed, parse_cells
-from fedmed.deid.policy import AGE_CAP, AGE_LIMIT, Action, DeidPolicy, SchemaFacts
+from fedmed.audit import ChainLog
+from fedmed.deid.anonymity import Recoding, find_recoding
+from fedmed.deid.cells import NO_KEY, NOT_ALLOWED, Parsed, parse_cells
+from fedmed.deid.policy import AGE_CAP, AGE_LIMIT, Action, ColumnFacts, DeidPolicy, SchemaFacts, check_fit
 from fedmed.deid.pseudonyms import Pseudonyms, normalise
-from fedmed.errors import DataError
+from fedmed.deid.readers import Batch, SqlTable, TableReader, open_table
+from fedmed.deid.report import DeidReport
+from fedmed.deid.spill import Spill
+from fedmed.deid.writing import write_table
+from fedmed.errors import DataError, UsageError
 from fedmed.files import write_atomic
+
+__all__ = ["AUDIT_KIND", "PATIENT", "QUARANTINE_FILE", "TABLE_FILE", "DeidReport", "TextCleaner", "deidentify_table"]
 
 TABLE_FILE = "table.parquet"
 QUARANTINE_FILE = "quarantine.csv"
@@ -39,89 +44,86 @@ AUDIT_KIND = "table-deidentified"
 PATIENT = "patient"
 BATCH_ROWS = 50_000
 
-_CHUNK_BYTES = 1 << 20
 _WHOLE_ROW = "(row)"
+_NOT_CLEANED = "text that could not be cleaned"
 _SHIFTED = pl.col("date") + pl.duration(days=pl.col("days"))
 _FAULTS: Mapping[str, str] = {
     "number": "text where numbers belong, or numbers out of range,",
     "category": "values that the schema does not list",
     "binary": "values that the schema does not list",
     "identifier": "no patient key",
+    "icd10": "no ICD-10 codes",
     "date": "no dates",
+    "text": _NOT_CLEANED,
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeidReport:
-    """What happened to one table. Counts are facts about patients: the report stays at the site.
+class TextCleaner(Protocol):
+    """What removes identifiers from a note; `fedmed.deid.text` holds one."""
 
-    `quarantined` and `incomplete` count rows by column; a row may count in several columns.
-    `cells` counts cells by action; under `cap-age` only those that changed.
-    """
-
-    rows_read: int
-    rows_kept: int
-    rows_quarantined: int
-    rows_incomplete: int
-    quarantined: Mapping[str, int]
-    incomplete: Mapping[str, int]
-    dates_removed: int
-    cells: Mapping[str, int]
-    input_hmac: str
-    output_sha256: str
-    schema_name: str
-    schema_digest: str
-    policy_digest: str
-    key_id: str
-
-    def audit_body(self) -> dict[str, Scalar]:
-        """Return the flat facts of the audit record."""
-        body: dict[str, Scalar] = {
-            name: getattr(self, name)
-            for name in (
-                "rows_read", "rows_kept", "rows_quarantined", "rows_incomplete", "dates_removed", "input_hmac",
-                "output_sha256", "schema_name", "schema_digest", "policy_digest", "key_id",
-            )
-        }  # fmt: skip
-        for group in ("quarantined", "incomplete", "cells"):
-            body |= {f"{group}.{name}": count for name, count in getattr(self, group).items()}
-        return body | {"tool": __name__, "tool_version": fedmed.__version__}
+    def __call__(self, text: str, *, patient: str) -> str:
+        """Return `text` without identifiers; `patient` is whose note it is, as the table names them."""
 
 
 def deidentify_table(
-    source: Path, *, schema: SchemaFacts, policy: DeidPolicy, key: bytes, out_dir: Path, log: ChainLog
+    source: Path | SqlTable,
+    *,
+    schema: SchemaFacts,
+    policy: DeidPolicy,
+    key: bytes,
+    out_dir: Path,
+    log: ChainLog,
+    clean: TextCleaner | None = None,
 ) -> DeidReport:
-    """Write the vouched columns of the CSV file `source` to `out_dir` and log what was done.
+    """Write the vouched columns of the table `source` to `out_dir` and log what was done.
 
     Guarantees: on an error, `out_dir` holds no new table and the log no new entry. Rows keep their order.
+    Memory holds one batch, the reasons of quarantined rows, and the quasi-identifiers where there are any.
 
     Args:
-        source: The table as the hospital or publisher wrote it: UTF-8 (with or without BOM) or GB18030.
+        source: The table as the hospital or publisher wrote it: CSV in UTF-8 (with or without BOM) or GB18030,
+            Parquet, Excel, or a database table.
         schema: What its columns are.
         policy: What happens to them.
         key: The site's pseudonym key, 32 bytes.
         out_dir: Where `table.parquet` and `quarantine.csv` (line, column, reason) go; created if absent.
         log: The site's audit log.
+        clean: What cleans free text, where the policy keeps any.
 
     Raises:
-        DataError: The file is missing, empty, in another encoding, lacks a column, or has more bad rows than
-            the policy allows.
+        DataError: The table is missing, empty, in another encoding, lacks a column, has more bad rows than
+            the policy allows, or cannot be made k-anonymous within its suppression limit.
+        UsageError: Policy and schema do not fit together, or free text is to be cleaned and `clean` is None.
     """
     pseudonyms = Pseudonyms(key)
-    encoding, input_hmac = _inspect(source, pseudonyms)
-    reading = _Reading(schema=schema, policy=policy, pseudonyms=pseudonyms, file=source.name)
-    with source.open(encoding=encoding, newline="") as file:
-        for batch in _batches(file, reading):
+    check_fit(policy, schema)
+    if clean is None and any(policy.action(column) == "clean-text" for column in schema.columns):
+        raise UsageError(f"policy {policy.profile}: free_text is clean, but nothing was given that cleans it")
+    reader = open_table(
+        source,
+        keyed=pseudonyms.content_hash(),
+        delimiter=schema.delimiter,
+        names=() if schema.header else [column.name for column in schema.columns],
+    )
+    with Spill(_existing(out_dir)) as kept:
+        reading = _Reading(
+            schema=schema, policy=policy, pseudonyms=pseudonyms, file=reader.name, clean=clean, kept=kept
+        )
+        _check_header(reader, reading)
+        for batch in reader.batches([column.name for column in reading.vouched], BATCH_ROWS):
             reading.take(batch)
-    _refuse_bad_columns(reading)
-    table = pl.concat(reading.frames)
-    encoded = io.BytesIO()
-    table.write_parquet(encoded)
+        _refuse_bad_columns(reading)
+        recoding = _recoding(reading)
 
-    out_dir.mkdir(parents=True, exist_ok=True)
-    write_atomic(out_dir / QUARANTINE_FILE, _quarantine_list(reading.rejected))
-    write_atomic(out_dir / TABLE_FILE, encoded.getvalue())
-    report = _report(reading, kept=table.height, input_hmac=input_hmac, output=encoded.getvalue())
+        out_dir.mkdir(parents=True, exist_ok=True)
+        write_atomic(out_dir / QUARANTINE_FILE, _quarantine_list(reading.rejected))
+        output_sha256 = write_table(
+            out_dir / TABLE_FILE,
+            kept,
+            recoding=recoding,
+            kinds={column.name: column.kind for column in reading.vouched},
+        )
+    report = _report(reading, recoding, input_hmac=reader.fingerprint(), output_sha256=output_sha256)
     log.append(AUDIT_KIND, report.audit_body())
     return report
 
@@ -141,48 +143,41 @@ class _Rejected:
         self.rows += last + 1 - first
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Batch:
-    """Rows as read: the line each starts on, and the cells of each vouched column."""
-
-    lines: list[int]
-    cells: dict[str, list[str]]
-
-
-class _Reader(Protocol):
-    """What `csv.reader` returns; its own type has no public name."""
-
-    @property
-    def line_num(self) -> int:
-        """The number of physical lines read."""
-
-    def __next__(self) -> list[str]:
-        """Return the next row."""
-
-
 class _Reading:
-    """The running state of one file: what was kept and what was not."""
+    """The running state of one table: what was kept and what was not."""
 
-    def __init__(self, *, schema: SchemaFacts, policy: DeidPolicy, pseudonyms: Pseudonyms, file: str) -> None:
-        self.schema, self.policy, self.file = schema, policy, file
+    def __init__(
+        self,
+        *,
+        schema: SchemaFacts,
+        policy: DeidPolicy,
+        pseudonyms: Pseudonyms,
+        file: str,
+        clean: TextCleaner | None,
+        kept: Spill,
+    ) -> None:
+        self.schema, self.policy, self.file, self.clean = schema, policy, file, clean
         self.actions: dict[str, Action] = {column.name: policy.action(column) for column in schema.columns}
         self.vouched = [c for c in schema.columns if self.actions[c.name] not in {"drop", "drop-text"}]
         self.key = next((c.name for c in self.vouched if self.actions[c.name] == "pseudonymise"), None)
         self.unlisted = 0
         self.rows = 0
-        self.frames: list[pl.DataFrame] = []
+        self.kept = kept
         self.rejected = _Rejected()
         self.incomplete: Counter[str] = Counter()
         self.incomplete_rows = 0
         self.ages_capped = 0
         self.dates_removed = 0
+        self.places_removed = 0
         self.pseudonyms = pseudonyms
 
-    def take(self, batch: _Batch) -> None:
+    def take(self, batch: Batch) -> None:
         """Parse one batch; keep its whole rows and count the others."""
+        for fault in batch.faults:
+            self.rejected.add_lines(fault.first, fault.last, fault.reason)
         identities = batch.cells[self.key] if self.key else [f"{self.schema.name} row {line}" for line in batch.lines]
         parsed = {
-            column.name: parse_cells(column, batch.cells[column.name], self.schema.missing)
+            column.name: self._parse(column, batch.cells[column.name], identities)
             for column in self.vouched
             if column.name != self.key
         }
@@ -192,10 +187,26 @@ class _Reading:
             reasons[self.key] = pl.Series([None if token else NO_KEY for token in tokens], dtype=pl.String)
         good = self._count_bad(batch.lines, pl.DataFrame(reasons))
         frame = pl.DataFrame({PATIENT: pl.Series(tokens, dtype=pl.String)} | self._values(parsed, identities))
-        kept = self._count_incomplete(frame.filter(good))
         self.rows += len(batch.lines)
         self.dates_removed += sum(column.dates_removed for column in parsed.values())
-        self.frames.append(kept)
+        self.places_removed += sum(column.places_removed for column in parsed.values())
+        self.kept.append(self._count_incomplete(frame.filter(good)))
+
+    def _parse(self, column: ColumnFacts, cells: Sequence[str], identities: Sequence[str]) -> Parsed:
+        if self.actions[column.name] == "clean-text":
+            return _cleaned(cells, identities, self.clean)
+        parsed = parse_cells(column, cells, self.schema.missing)
+        allowed = self.policy.allow.get(column.name)
+        if allowed is None:
+            return parsed
+        other = pl.DataFrame({"value": parsed.values, "reason": parsed.reasons}).with_columns(
+            other=pl.col("value").is_not_null() & ~pl.col("value").is_in(list(allowed))
+        )
+        done = other.select(
+            value=pl.when(~pl.col("other")).then("value"),
+            reason=pl.when("other").then(pl.lit(NOT_ALLOWED)).otherwise("reason"),
+        )
+        return Parsed(values=done["value"], reasons=done["reason"])
 
     def _values(self, parsed: Mapping[str, Parsed], identities: Sequence[str]) -> dict[str, pl.Series]:
         values = {}
@@ -209,6 +220,8 @@ class _Reading:
                 limit = self.policy.max_shift_days
                 days = pl.Series([self.pseudonyms.shift_days(who, limit=limit) for who in identities], dtype=pl.Int64)
                 series = pl.DataFrame({"date": series, "days": days}).select(_SHIFTED).to_series()
+            elif self.actions[name] == "truncate-date":
+                series = series.dt.truncate("1mo" if self.policy.dates == "month" else "1y")
             values[name] = series
         return values
 
@@ -234,95 +247,37 @@ class _Reading:
         return kept
 
 
-def _inspect(source: Path, pseudonyms: Pseudonyms) -> tuple[str, str]:
-    """Return the encoding of `source` and the keyed hash of its bytes."""
-    if not source.is_file():
-        raise DataError(f"no file {source}; expected the table as the hospital or publisher wrote it; check data.root")
-    if source.stat().st_size == 0:
-        raise DataError(f"{source.name}: the file is empty; expected a CSV table; export it again")
-    keyed = pseudonyms.content_hash()
-    possible = {name: codecs.getincrementaldecoder(name)() for name in ("utf-8-sig", "gb18030")}
-    with source.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            keyed.update(chunk)
-            possible = {name: decoder for name, decoder in possible.items() if _decodes(decoder, chunk)}
-    possible = {name: decoder for name, decoder in possible.items() if _decodes(decoder, b"", final=True)}
-    if not possible:
-        raise DataError(f"{source.name}: the text is neither UTF-8 nor GB18030; save it as UTF-8")
-    return next(iter(possible)), keyed.hexdigest()
+def _cleaned(cells: Sequence[str], identities: Sequence[str], clean: TextCleaner | None) -> Parsed:
+    """Return what `clean` makes of each note; a note that it cannot clean has a reason, not a value."""
+    if clean is None:
+        raise AssertionError("policy and cleaner were checked before")
+    values: list[str | None] = []
+    reasons: list[str | None] = []
+    for cell, patient in zip(cells, identities, strict=True):
+        try:
+            values.append(clean(cell, patient=patient) if cell else None)
+            reasons.append(None)
+        except Exception:  # noqa: BLE001  whatever went wrong, the note stays out and its text out of the message
+            values.append(None)
+            reasons.append(_NOT_CLEANED)
+    return Parsed(values=pl.Series(values, dtype=pl.String), reasons=pl.Series(reasons, dtype=pl.String))
 
 
-def _decodes(decoder: codecs.IncrementalDecoder, data: bytes, *, final: bool = False) -> bool:
-    try:
-        text = decoder.decode(data, final)
-    except UnicodeDecodeError:
-        return False
-    return "\0" not in text  # UTF-16 decodes as either, with a null beside each letter
-
-
-def _batches(file: TextIO, reading: _Reading) -> Iterator[_Batch]:
-    """Yield the rows of `file`, only their vouched cells; reject lines that make no row."""
-    reader = csv.reader(file, delimiter=reading.schema.delimiter, strict=True)
-    width, positions = _layout(reader, reading)
-    lines: list[int] = []
-    rows: list[list[str]] = []
-    empty = True
-    for line, row in _rows(reader, width, reading.rejected):
-        lines.append(line)
-        rows.append([row[position] for position in positions.values()])
-        if len(lines) == BATCH_ROWS:
-            yield _batch(lines, rows, positions)
-            lines, rows, empty = [], [], False
-    if lines or empty:
-        yield _batch(lines, rows, positions)
-
-
-def _batch(lines: list[int], rows: list[list[str]], positions: Mapping[str, int]) -> _Batch:
-    columns = zip(*rows, strict=True) if rows else ([] for _ in positions)
-    return _Batch(lines=lines, cells={name: list(cells) for name, cells in zip(positions, columns, strict=True)})
-
-
-def _layout(reader: _Reader, reading: _Reading) -> tuple[int, dict[str, int]]:
-    """Return the number of cells in a row and where each vouched column stands."""
-    schema, file = reading.schema, reading.file
+def _check_header(reader: TableReader, reading: _Reading) -> None:
+    """Raise unless every vouched column stands in the header exactly once."""
+    schema, file, header = reading.schema, reading.file, reader.header
     names = [column.name for column in schema.columns]
-    if schema.header:
-        try:
-            header = [cell.strip() for cell in next(reader)]
-        except (StopIteration, csv.Error):
-            raise DataError(f"{file}: no header in the first line; expected the names of the columns") from None
-        # What the file calls its columns is not repeated: without a header it would be a patient.
-        twice = sorted(name for name in names if header.count(name) > 1)
-        if twice:
-            raise DataError(f"{file}: the header names column {twice[0]!r} more than once; remove or rename one")
-        lacking = [column.name for column in reading.vouched if column.name not in header]
-        if lacking:
-            raise DataError(
-                f"{file}: the header lacks column {', '.join(map(repr, lacking))}; expected all the columns of schema "
-                f"{schema.name} that are kept; check the delimiter {schema.delimiter!r} and the export"
-            )
-        reading.unlisted = len([name for name in header if name not in names])
-        names = header
-    return len(names), {column.name: names.index(column.name) for column in reading.vouched}
-
-
-def _rows(reader: _Reader, width: int, rejected: _Rejected) -> Iterator[tuple[int, list[str]]]:
-    """Yield each row that has `width` cells with the line it starts on; reject the others."""
-    while True:
-        first = reader.line_num + 1
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error:
-            rejected.add_lines(first, reader.line_num, "quotes do not match")
-            continue
-        if not row:
-            continue
-        if len(row) != width:
-            rejected.add_lines(first, reader.line_num, f"not {width} cells")
-            continue
-        yield first, row
+    # What the file calls its columns is not repeated: without a header it would be a patient.
+    twice = sorted(name for name in names if header.count(name) > 1)
+    if twice:
+        raise DataError(f"{file}: the header names column {twice[0]!r} more than once; remove or rename one")
+    lacking = [column.name for column in reading.vouched if column.name not in header]
+    if lacking:
+        raise DataError(
+            f"{file}: the header lacks column {', '.join(map(repr, lacking))}; expected all the columns of schema "
+            f"{schema.name} that are kept; check the delimiter {schema.delimiter!r} and the export"
+        )
+    reading.unlisted = len([name for name in header if name not in names])
 
 
 def _refuse_bad_columns(reading: _Reading) -> None:
@@ -345,9 +300,36 @@ def _refuse_bad_columns(reading: _Reading) -> None:
             f"{file}: {share:.0%} of the rows cannot be parsed, above max_quarantine_fraction {limit:.0%}; most of "
             f"them for {rejected.by_column.most_common(1)[0][0]}; correct the export"
         )
-    if sum(frame.height for frame in reading.frames) == 0:
+    if reading.kept.height == 0:
         columns = ", ".join(f"{name!r}" for name, _ in reading.incomplete.most_common(3))
         raise DataError(f"{file}: no row is complete; missing most often: {columns}; required columns need values")
+
+
+def _recoding(reading: _Reading) -> Recoding | None:
+    """Return the levels that the policy's k needs, or None where no column goes through a ladder."""
+    policy, vouched = reading.policy, {column.name for column in reading.vouched}
+    ladders = [quasi for quasi in policy.ladders if quasi.column in vouched]
+    if not ladders:
+        return None
+    sensitive = [c.name for c in reading.vouched if c.role == "sensitive"] if policy.l_diversity > 1 else []
+    if policy.l_diversity > 1 and not sensitive:
+        raise UsageError(
+            f"policy {policy.profile}: l_diversity is {policy.l_diversity}, but no sensitive column is kept"
+        )
+    return find_recoding(
+        reading.kept.columns([PATIENT, *(quasi.column for quasi in ladders), *sensitive]),
+        ladders,
+        k=policy.k,
+        suppression_limit=policy.suppression_limit,
+        patient=PATIENT,
+        l_diversity=policy.l_diversity,
+        sensitive=sensitive,
+    )
+
+
+def _existing(folder: Path) -> Path:
+    """Return the nearest folder above `folder` (or itself) that exists: it lies on the same disk."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
 
 
 def _quarantine_list(rejected: _Rejected) -> bytes:
@@ -358,7 +340,7 @@ def _quarantine_list(rejected: _Rejected) -> bytes:
     return text.getvalue().encode()
 
 
-def _report(reading: _Reading, *, kept: int, input_hmac: str, output: bytes) -> DeidReport:
+def _report(reading: _Reading, recoding: Recoding | None, *, input_hmac: str, output_sha256: str) -> DeidReport:
     rejected = reading.rejected
     rows = reading.rows
     cells: Counter[str] = Counter()
@@ -366,19 +348,23 @@ def _report(reading: _Reading, *, kept: int, input_hmac: str, output: bytes) -> 
         cells[action] += rows
     cells["cap-age"] = reading.ages_capped
     cells["drop-unlisted"] = rows * reading.unlisted
+    anonymity = recoding.report if recoding else None
     return DeidReport(
         rows_read=rows + rejected.by_column[_WHOLE_ROW],
-        rows_kept=kept,
+        rows_kept=reading.kept.height - (anonymity.rows_suppressed if anonymity else 0),
         rows_quarantined=rejected.rows,
         rows_incomplete=reading.incomplete_rows,
         quarantined=dict(rejected.by_column),
         incomplete=dict(reading.incomplete),
         dates_removed=reading.dates_removed,
+        places_removed=reading.places_removed,
         cells=dict(cells),
         input_hmac=input_hmac,
-        output_sha256=hashlib.sha256(output).hexdigest(),
+        output_sha256=output_sha256,
         schema_name=reading.schema.name,
         schema_digest=reading.schema.digest,
         policy_digest=reading.policy.digest,
+        policy_profile=reading.policy.profile,
         key_id=reading.pseudonyms.key_id,
+        anonymity=anonymity,
     )

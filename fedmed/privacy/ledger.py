@@ -126,6 +126,7 @@ class Ledger:
                 noise_multiplier=float(event.noise_multiplier),
                 sample_rate=float(event.sample_rate),
                 steps=int(event.steps),
+                distance=float(event.distance),
             )
         )
         answer: list[Spent] = []

@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -257,3 +258,39 @@ def test_a_killed_coordinator_takes_the_attempt_up(tmp_path: Path, phase: str, m
         models.append(progress.model.tobytes())
     assert not due
     assert models[0] == models[1]
+
+
+def test_a_study_with_shared_noise_charges_each_site_for_the_whole_noise(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    """Every site's ledger has the plan's noise and its distance from a Gaussian; the model moved."""
+    plan = consortium.plan(
+        aggregation=SECURE,
+        training=replace(consortium.plan().training, local_steps=1),
+        privacy=replace(PRIVATE, trust_model="distributed", noise="system", distance=1e-9),
+    )
+    consortium.runner(plan, tmp_path / "state").run()
+    progress = load_progress(tmp_path / "state" / "checkpoint.tensors", plan_digest=digest(plan))
+    assert progress is not None
+    assert np.abs(progress.model).max() > 0
+    for home in consortium.homes:
+        events = SiteAgent.open(home).ledger("tiny").events()
+        assert [(event.noise_multiplier, event.distance) for event in events] == [(1.0, 1e-9)] * 3 + [(2.0, 1e-9)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"aggregation": replace(SECURE, kind="insecure")},
+        {"training": {"local_steps": 2}},
+        {"training": {"sample_rate": 0.5}},
+    ],
+)
+def test_shared_noise_is_refused_where_it_would_not_hold(consortium: Consortium, changes: dict[str, Any]) -> None:
+    """Outside one clipped sum a round under secure aggregation, no such plan exists."""
+    training = replace(
+        consortium.plan().training, **{"local_steps": 1, "sample_rate": 1.0, **changes.get("training", {})}
+    )
+    shared = replace(PRIVATE, trust_model="distributed", distance=1e-9)
+    with pytest.raises(ValueError, match=r"privacy\.trust_model must be local"):
+        consortium.plan(aggregation=changes.get("aggregation", SECURE), training=training, privacy=shared)

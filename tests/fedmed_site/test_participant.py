@@ -1,11 +1,10 @@
 """A site in secure aggregation: what it refuses, what it keeps, and that a killed process never says two things."""
 
-import os
+import multiprocessing
 import pickle
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federation import PRIVATE, SECURE, Consortium, MemoryChannel, build_consortium, sign_in, twin_of
+from federation import PRIVATE, SECURE, Consortium, MemoryChannel, answer_in_child, build_consortium, sign_in, twin_of
 
 from fedmed.errors import IntegrityError, UsageError
 from fedmed.exchange import Answer, Failure, Round, Task, run_of
@@ -286,6 +285,10 @@ assert not loaded, loaded
     assert done.returncode == 0, done.stderr.decode()
 
 
+CHILDREN = multiprocessing.get_context("forkserver")
+CHILDREN.set_forkserver_preload(["federation", "fedmed_site.training"])
+
+
 class MortalChannel(MemoryChannel):
     """A channel on which one site's process is killed at a chosen durable write, and then started again."""
 
@@ -309,41 +312,22 @@ class MortalChannel(MemoryChannel):
 
     def _in_child(self, task: Task, *, kill: bool) -> Any:
         """Answer in a process of its own; return None where it was killed."""
-        read, write = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.close(read)
-            try:
-                budget = self.kill_at - self.writes if kill and not self.killed else 1 << 30
-                count = _count_writes(lambda number: number == budget and os.kill(os.getpid(), signal.SIGKILL))
-                reply = self.agent(self.mortal).respond(self.plan_json, task)
-                with os.fdopen(write, "wb") as pipe:
-                    pickle.dump((count[0], reply), pipe)
-            finally:
-                os._exit(0)
-        os.close(write)
-        with os.fdopen(read, "rb") as pipe:
-            data = pipe.read()
-        os.waitpid(child, 0)
-        if not data:
+        ours, theirs = CHILDREN.Pipe()
+        at = self.kill_at - self.writes if kill and not self.killed else 0
+        child = CHILDREN.Process(
+            target=answer_in_child, args=(theirs, self.homes[self.mortal], self.plan_json, pickle.dumps(task), at)
+        )
+        child.start()
+        theirs.close()
+        try:
+            count, reply = ours.recv()
+        except EOFError:
             self.killed = True
             return None
-        count, reply = pickle.loads(data)  # noqa: S301  from our own child
+        finally:
+            child.join()
         self.writes += count if kill else 0
-        return reply
-
-
-def _count_writes(at: Callable[[int], object]) -> list[int]:
-    """Count this process's calls of fsync from now on, and call `at` before each; return the count in a list."""
-    real, count = os.fsync, [0]
-
-    def fsync(descriptor: int) -> None:
-        count[0] += 1
-        at(count[0])
-        real(descriptor)
-
-    os.fsync = fsync  # type: ignore[assignment]  # in this child only
-    return count
+        return pickle.loads(reply)  # noqa: S301  from our own child
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmed.data.schema import Column
+from fedmed.deid import ConfirmedColumn
 from fedmed.deid.cells import parse_cells
 
 PRESSURE = Column(
@@ -90,3 +91,27 @@ def test_an_invalid_date_is_removed_and_counted():
     assert parsed.values.to_list() == [None, None, None, dt.date(2024, 2, 29)]
     assert parsed.dates_removed == 2
     assert parsed.reasons.to_list() == [None] * 4
+
+
+@pytest.mark.parametrize("code", ["I10", "E11.9", "C50.901", "I10.x00x002", "A18.0†", "M01.1*", "M8140/3"])
+def test_diagnosis_codes_are_exact(code: str):
+    """International and national forms come through letter by letter."""
+    column = ConfirmedColumn(name="dx", kind="icd10", role="sensitive")
+    parsed = parse_cells(column, [code, ""], [])
+    assert (parsed.values.to_list(), parsed.reasons.to_list()) == ([code, None], [None, None])
+
+
+@pytest.mark.parametrize("cell", ["高血压", "I10 王芳", "13800138000", "i10", "I1", "I10.99999", "Wang"])
+def test_what_is_no_diagnosis_code_is_a_reason(cell: str):
+    """Words, names and numbers do not pass as a code."""
+    parsed = parse_cells(ConfirmedColumn(name="dx", kind="icd10", role="sensitive"), [cell], [])
+    assert (parsed.values.to_list(), parsed.reasons.to_list()) == ([None], ["not an ICD-10 code"])
+
+
+def test_of_a_place_only_the_district_passes():
+    """The street is gone; what cannot be read is removed and counted, and a missing one is not."""
+    column = ConfirmedColumn(name="home", kind="address-cn", role="quasi-identifier")
+    parsed = parse_cells(column, ["浙江省宁波市鄞州区百丈路8号", "王芳家", ""], [])
+    assert parsed.values.to_list() == ["浙江省宁波市鄞州区", None, None]
+    assert parsed.places_removed == 1
+    assert parsed.reasons.to_list() == [None] * 3

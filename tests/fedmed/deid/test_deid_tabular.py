@@ -333,9 +333,9 @@ def test_the_audit_record_says_what_was_done(site: Site):
     assert entry.kind == "table-deidentified"
     expected = {
         "input_hmac", "output_sha256", "tool", "tool_version", "schema_name", "schema_digest", "policy_digest",
-        "key_id", "rows_read", "rows_kept", "rows_quarantined", "rows_incomplete", "dates_removed", "quarantined.age",
-        "cells.pseudonymise", "cells.drop", "cells.drop-text", "cells.keep", "cells.cap-age", "cells.shift-date",
-        "cells.drop-unlisted",
+        "policy_profile", "key_id", "rows_read", "rows_kept", "rows_quarantined", "rows_incomplete", "dates_removed",
+        "quarantined.age", "cells.pseudonymise", "cells.drop", "cells.drop-text", "cells.keep", "cells.cap-age",
+        "cells.shift-date", "cells.drop-unlisted",
     }  # fmt: skip
     assert set(entry.body) == expected
     assert entry.body["schema_digest"] == SCHEMA.digest
@@ -352,17 +352,14 @@ def test_the_input_hash_is_keyed(site: Site):
 
 def test_a_full_disk_leaves_no_table_and_no_log_entry(site: Site, monkeypatch: pytest.MonkeyPatch):
     """When the table cannot be written, nothing vouches for anything."""
-    written = deid.tabular.write_atomic
 
-    def fill_disk(path: Path, data: bytes) -> None:
-        if path.name == "table.parquet":
-            raise OSError(28, "No space left on device")
-        written(path, data)
+    def fill_disk(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(deid.tabular, "write_atomic", fill_disk)
+    monkeypatch.setattr(pl.LazyFrame, "sink_parquet", fill_disk)
     with pytest.raises(OSError, match="No space left"):
         site.run(text_of(rows()))
-    assert not (site.out / "table.parquet").exists()
+    assert {path.name for path in site.out.iterdir()} == {"quarantine.csv"}
     assert site.log.entries() == []
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmed.data.schema import Column
+from fedmed.deid.anonymity import QuasiIdentifier
 from fedmed.deid.policy import DeidPolicy
 
 
@@ -17,7 +18,13 @@ def column(role: str, kind: str, **more: object) -> Column:
     return Column(name="x", kind=kind, role=role, **(facts.get(kind, {}) | more))
 
 
-POLICIES = st.builds(DeidPolicy, dates=st.sampled_from(["shift", "drop"]), sensitive=st.sampled_from(["keep", "drop"]))
+POLICIES = st.builds(
+    DeidPolicy,
+    dates=st.sampled_from(["shift", "month", "year", "drop"]),
+    sensitive=st.sampled_from(["keep", "drop"]),
+    keep=st.sampled_from([(), ("x",)]),
+    k=st.sampled_from([1, 5]),
+)
 
 
 @given(
@@ -67,11 +74,53 @@ def test_digest_names_the_options():
     assert len(digests) == 3
 
 
-@pytest.mark.parametrize("wrong", [{"max_quarantine_fraction": 1.0}, {"max_shift_days": 0}, {"version": 2}])
+AGE = QuasiIdentifier(column="age", hierarchy="age")
+PLACE = QuasiIdentifier(column="place", hierarchy="address-cn")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_quarantine_fraction": 1.0},
+        {"suppression_limit": 1.0},
+        {"suppression_limit": float("nan")},
+        {"max_shift_days": 0},
+        {"version": 1},
+        {"k": 0},
+        {"l_diversity": 0},
+        {"l_diversity": 2, "k": 5},
+        {"l_diversity": 2, "sensitive": "keep"},
+        {"profile": "Our own"},
+        {"floors": {"age": 5}},
+        {"quasi_identifiers": (AGE, AGE)},
+    ],
+)
 def test_a_policy_out_of_range_cannot_exist(wrong: dict[str, object]):
     """A policy that exists is valid."""
     with pytest.raises(ValueError, match=next(iter(wrong))):
         DeidPolicy(**wrong)
+
+
+def test_districts_need_company_or_a_floor():
+    """A district is read by its form, so it passes only in classes of k patients, or as its city."""
+    with pytest.raises(ValueError, match="k must be above 1 for the districts"):
+        DeidPolicy(quasi_identifiers=(PLACE,))
+    DeidPolicy(quasi_identifiers=(PLACE,), k=2)
+    assert DeidPolicy(quasi_identifiers=(PLACE,), floors={"address-cn": 1}).ladders[0].at_least == 1
+
+
+def test_a_place_passes_only_through_its_ladder():
+    """Without one it is dropped, whatever its role."""
+    facts = SimpleNamespace(name="place", role="quasi-identifier", kind="address-cn", unit=None)
+    assert DeidPolicy().action(facts) == "drop"
+    assert DeidPolicy(quasi_identifiers=(PLACE,), k=5).action(facts) == "place"
+
+
+def test_free_text_passes_only_where_it_is_cleaned():
+    """`clean` is an action of its own, and of columns with the role free text only."""
+    policy = DeidPolicy(free_text="clean")
+    assert policy.action(column("free-text", "text")) == "clean-text"
+    assert policy.action(SimpleNamespace(name="x", role="feature", kind="text", unit=None)) == "drop-text"
 
 
 def test_a_policy_cannot_be_changed():
@@ -83,5 +132,5 @@ def test_a_policy_cannot_be_changed():
 @given(POLICIES)
 def test_an_identifier_leaves_even_where_a_schema_calls_it_a_feature(policy: DeidPolicy):
     """The policy does not lean on the schema's own checks."""
-    facts = SimpleNamespace(role="feature", kind="identifier", unit=None)
+    facts = SimpleNamespace(name="x", role="feature", kind="identifier", unit=None)
     assert policy.action(facts) == "drop"

@@ -1,0 +1,211 @@
+"""Dates in notes: found in the forms that clinicians write, so that they can be masked or moved.
+
+Why it exists: dates link a note to a calendar and to other records; the time
+between them is what research needs.
+
+Rules:
+    * Found: year-month-day in any order and with any usual mark, year and month, month and day, a bare year
+      that reads as one (2019年, "since 2019"), Chinese numerals, English months, a weekday beside a date.
+    * Left alone: durations (3年前), times of day, ratios, blood pressures, scores, dosages.
+    * What looks like a date and is none (2023-02-31) is found too, so that it is masked.
+
+What it does not do: weekdays, feasts and seasons on their own; relative dates (yesterday); move dates (see `shifts`).
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+from fedmed.deid.text.patterns import at_word_start
+from fedmed.deid.text.reading import Reading
+from fedmed.deid.text.spans import Span
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenDate:
+    """One date of the view, and where its parts are written.
+
+    `parts` maps y, m, d (year, month, day), d2 (the last day of a range), o (ordinal suffix) and w
+    (weekday) to their start and end.
+    """
+
+    span: Span
+    parts: dict[str, tuple[int, int]]
+
+
+def find_dates(reading: Reading) -> list[WrittenDate]:
+    """Return the dates in order; where two forms overlap, the one that starts first, or else is longer."""
+    view, lower = reading.view, reading.lower
+    found = [_numeric(view, lower)]
+    if "年" in view or "月" in view:
+        found += [map(_written, pattern.finditer(view)) for pattern in _CHINESE]
+    found += [_around_month(view, lower, month) for month in _MONTH_WORD.finditer(lower)]
+    if "19" in view or "20" in view:
+        found.append(_from_run([match.span("y")], "y") for match in _BARE_YEAR.finditer(lower))
+    dates: list[WrittenDate] = []
+    for date in sorted(chain.from_iterable(found), key=lambda date: (date.span.start, -date.span.end)):
+        if not dates or date.span.start >= dates[-1].span.end:
+            dates.append(date)
+    return dates
+
+
+def _written(match: re.Match[str]) -> WrittenDate:
+    names = ("y", "m", "d", "d2", "o", "w")
+    parts = {name: match.span(name) for name in names if name in match.re.groupindex and match[name] is not None}
+    return WrittenDate(span=Span(start=match.start(), end=match.end(), kind="DATE"), parts=parts)
+
+
+# --- Chinese --------------------------------------------------------------------------------------------------
+
+_ZERO = "〇零○"
+_ZH_MONTH = "(?P<m>1[0-2]|0?[1-9]|十[一二]?|[一二三四五六七八九]|元|正|腊|冬)"
+_ZH_DAY = "3[01]|[12][0-9]|0?[1-9]|三十一?|二十[一二三四五六七八九]?|廿[一二三四五六七八九]?|初?十[一二三四五六七八九]?|初?[一二三四五六七八九]"
+_ZH_YEAR = f"(?:19|20)[0-9]{{2}}|[一二][{_ZERO}九一][{_ZERO}一二三四五六七八九]{{2}}"
+_ZH_SHORT_YEAR = f"[0-9]{{2}}|[{_ZERO}九一二][{_ZERO}一二三四五六七八九]"
+_ZH_REST = rf"(?: ?(?:-|~|至|到) ?(?P<d2>{_ZH_DAY}) ?[日号])?(?: ?\(? ?(?:星期|周|礼拜)(?P<w>[一二三四五六日天]) ?\)?)?"
+_EDITION = "(?: ?[A-Z]{2}|[）)》]|.{0,12}(?:版|指南|标准|共识|分类|分型|诊断依据))"  # the year of a guideline is nobody's
+_ZH_BEFORE = f"(?<![0-9.{_ZERO}一二三四五六七八九十])"
+_CHINESE = tuple(
+    re.compile(pattern)
+    for pattern in (
+        f"{_ZH_BEFORE}(?P<y>{_ZH_YEAR}|{_ZH_SHORT_YEAR}) ?年 ?{_ZH_MONTH} ?月份? ?(?P<d>{_ZH_DAY})(?: ?[日号]|(?![0-9:])){_ZH_REST}",
+        f"{_ZH_BEFORE}(?P<y>{_ZH_YEAR}|(?<=[于自从在至到])(?:{_ZH_SHORT_YEAR})) ?年 ?{_ZH_MONTH} ?月(?:份|底|初|中旬|上旬|下旬)?",
+        f"{_ZH_BEFORE}(?<!年)(?<!年 ){_ZH_MONTH} ?月份? ?(?P<d>{_ZH_DAY}) ?[日号]{_ZH_REST}",
+        f"{_ZH_BEFORE}(?P<y>{_ZH_YEAR}) ?年(?![以之]?[内余多来前后龄资]|[余多]| ?(?:病史|间|期)|{_EDITION})",
+    )
+)
+
+# --- digits ---------------------------------------------------------------------------------------------------
+
+_RUN = re.compile(
+    r"[0-9](?<![0-9].)(?<![0-9][.,].)[0-9]*(?:(?: ?[\-/.~至到] ?[0-9]+)+|(?<=[0-9]{8})(?:[T_ ](?:[01][0-9]|2[0-3])[0-5][0-9]){0,1})(?![0-9])"
+    r"|(?<![0-9])(?:19|20)[0-9]{12}(?![0-9])"
+)
+_DIGITS = re.compile(r"[0-9]+")
+_COMPACT = re.compile(r"(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])")
+_UNIT = re.compile(
+    r" ?(?:%|(?:m[gl]|mcg|ug|ng|pg|g|kg|mm|cm|ml|l|dl|cc|iu|u|units?|kcal|cal|calories|ms|copies|cells|hours?|times|weeks?|months?|years?"
+    r"|scale|strength|grade|murmur|of|to|pounds?|lbs?|mmhg)(?![a-z])|[×*^]|毫|克|升|单位|个|次|分|岁|天|周|小时)"
+)
+_BEFORE_DAY = re.compile(
+    r"(?<![a-z])(?:on|since|until|dated?|as of|dob|seen|admitted|discharged|visit|last|scheduled for|due)(?: on)?[ :]{1,2}$|[于至自从]$"
+)
+_BEFORE_MONTH = re.compile(r"[于自从在曾约]$")
+
+
+def _numeric(view: str, lower: str) -> Iterator[WrittenDate]:
+    """Yield the dates among the runs of digits: a run is read as a whole, so that 1.2.3.4 holds no date."""
+    for run in _RUN.finditer(view):
+        spans = [match.span() for match in _DIGITS.finditer(view, run.start(), run.end())]
+        marks = [view[left[1] : right[0]].strip() or " " for left, right in zip(spans, spans[1:], strict=False)]
+        after_letter = view[run.start() - 1 : run.start()].isalpha() and view[run.start() - 1].isascii()
+        at = 0
+        while at < len(spans):
+            start, end = spans[at]
+            order = ""
+            if end - start in {8, 14} and _plausible(view, spans[at]):
+                if _COMPACT.match(view, start + 4):
+                    yield _from_run([(start, start + 4), (start + 4, start + 6), (start + 6, start + 8)], "ymd")
+            elif at == 0 or marks[at - 1] != _next(marks, at):
+                order = _order(view, lower, spans[at:], marks[at:])
+            if len(order) >= (3 if after_letter and at == 0 else 1):
+                yield _from_run(spans[at : at + len(order)], order)
+            at += max(1, len(order))
+
+
+def _next(marks: list[str], at: int) -> str:
+    return marks[at] if at < len(marks) else ""
+
+
+def _order(view: str, lower: str, spans: list[tuple[int, int]], marks: list[str]) -> str:
+    """Return which parts of a date the first numbers of a run are, in their order: "ymd", "mdy", "ym" … or ""."""
+    sizes = [end - start for start, end in spans]
+    values = [int(view[start:end]) if end - start <= 4 else 9999 for start, end in spans]
+    mark = marks[0] if marks else ""
+    if len(spans) >= 3 and mark in "-/." and marks[1] == mark and (len(marks) < 3 or marks[2] != mark):
+        if sizes[0] == 4 and _plausible(view, spans[0]):
+            return "ymd" if values[1] <= 12 and values[2] <= 31 and max(sizes[1:3]) <= 2 else ""
+        long_year = sizes[2] == 4 and _plausible(view, spans[2])
+        short_year = sizes[2] == 2 and (mark == "/" or sizes[:2] == [2, 2] or (mark == "-" and values[2] >= 10))
+        if max(sizes[:2]) <= 2 and min(values[:2]) >= 1 and (long_year or short_year):
+            return "mdy" if values[0] <= 12 and values[1] <= 31 else "dmy" if values[1] <= 12 and values[0] <= 31 else ""
+    if len(spans) >= 2 and (len(marks) < 2 or marks[1] != mark) and not _UNIT.match(lower, spans[1][1]):
+        return _order_of_two(view, lower, spans, mark)
+    return ""
+
+
+def _order_of_two(view: str, lower: str, spans: list[tuple[int, int]], mark: str) -> str:
+    (start, middle), (second, end) = spans[:2]
+    sizes, number = (middle - start, end - second), int(view[second:end]) if end - second <= 4 else 9999
+    before = lower[max(0, start - 16) : start]
+    if sizes[0] == 4 and _plausible(view, spans[0]):
+        if mark in "-/" and sizes[1] == 2 and 1 <= number <= 12:
+            return "ym"
+        if sizes[1] == 4 and mark in "-~至到" and _plausible(view, spans[1]):
+            return "y"  # a range of years: the second is read next
+        return "ym" if mark == "." and 1 <= number <= 12 and _BEFORE_MONTH.search(before) else ""
+    if sizes[0] > 2 or not 1 <= int(view[start:middle]) <= 12:
+        return ""
+    if sizes[1] == 4 and mark in "/-" and _plausible(view, spans[1]):
+        return "my"
+    return "md" if sizes[1] <= 2 and mark in "/-" and 1 <= number <= 31 and _BEFORE_DAY.search(before) else ""
+
+
+def _plausible(view: str, span: tuple[int, int]) -> bool:
+    return view[span[0] : span[0] + 2] in {"19", "20"}
+
+
+def _from_run(spans: list[tuple[int, int]], order: str) -> WrittenDate:
+    span = Span(start=spans[0][0], end=spans[-1][1], kind="DATE")
+    return WrittenDate(span=span, parts=dict(zip(order, spans, strict=True)))
+
+
+# --- English --------------------------------------------------------------------------------------------------
+
+_MONTH = r"(?P<m>jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)(?![a-z])\.?"
+_MONTH_WORD = re.compile(
+    at_word_start(
+        "jan(?:uary)?,feb(?:ruary)?,mar(?:ch)?,apr(?:il)?,may,june?,july?,aug(?:ust)?,sept?(?:ember)?,oct(?:ober)?,"
+        "nov(?:ember)?,dec(?:ember)?".split(","),
+        border="a-z",
+    )
+    + "(?![a-z])"
+)
+_WEEKDAY = r"(?:(?<![a-z])(?P<w>(?:mon|tues?|wed(?:nes)?|thu(?:rs?)?|fri|sat(?:ur)?|sun)(?:day)?)\.?,? )?(?<![a-z])"
+_DAY = r"(?P<d>3[01]|[12][0-9]|0?[1-9])(?P<o>st|nd|rd|th)?"
+_FULL_YEAR = r"(?P<y>(?:19|20)[0-9]{2})(?![0-9])"
+_ENGLISH = tuple(
+    re.compile(pattern)
+    for pattern in (
+        rf"{_WEEKDAY}{_MONTH}[ \-]?{_DAY}(?![0-9a-z])(?![./][0-9])(?:[, \-]{{1,2}}(?:of )?{_FULL_YEAR})?",
+        rf"{_WEEKDAY}(?<![0-9./])(?:the )?{_DAY}[ \-]?(?:day )?(?:of )?{_MONTH}(?:[, \-]{{0,2}}(?P<y>(?:19|20)[0-9]{{2}}|(?<=-)[0-9]{{2}})(?![0-9]))?",
+        rf"(?<![a-z]){_MONTH},?[ \-](?:of )?{_FULL_YEAR}",
+        rf"(?<![0-9a-z./]){_FULL_YEAR}[ \-,]{{1,2}}{_MONTH}[ \-]{_DAY}(?![0-9a-z])",
+        rf"(?<![a-z]){_MONTH} ?'(?P<y>[0-9]{{2}})(?![0-9])",
+    )
+)
+_BARE_YEAR = re.compile(
+    at_word_start(
+        "in,since,until,circa,during,from,early,late,mid,year,born,through,by,of,after,before,around,and,to".split(",")
+    )
+    + r"[ \-](?:the year |early |late |mid-? ?|about |approximately )?(?P<y>(?:19[2-9]|20[0-4])[0-9])"
+    r"(?![0-9a-z/:])(?![.,][0-9]|-[0-9]{5})(?! ?(?:%|m[gl]|mcg|units?|cc|grams?|g|kcal|cal|hours|mm|ml|feet|people|patients|steps"
+    r"|words|meters|iu)(?![a-z]))"
+)
+
+
+def _around_month(view: str, lower: str, month: re.Match[str]) -> Iterator[WrittenDate]:
+    """Yield the dates that a month's name is part of; only the characters around it are searched."""
+    start, end = max(0, month.start() - 26), month.end() + 26
+    for pattern in _ENGLISH:
+        for match in pattern.finditer(lower, start, end):
+            if match.start("m") == month.start() and _is_month(view, match):
+                yield _written(match)
+
+
+def _is_month(view: str, match: re.Match[str]) -> bool:
+    """A month has a capital: "may 5 times", "mar 3" and "march 2 miles" are none."""
+    start, _ = match.span("m")
+    sure = any(match.re.groupindex.get(part) and match[part] for part in ("y", "w", "o"))
+    return view[start].isupper() or sure or match["m"] not in {"may", "mar", "march", "dec", "sep", "jan"}

@@ -1,0 +1,204 @@
+"""A clinical note in, a de-identified note out: all voices, one union, placeholders, shifted dates.
+
+Why it exists: everything that masks a note is called here and in one order, so that the audit
+can say by one digest what was done.
+
+Rules:
+    * The rules are asked again with everything found blanked out until they find nothing more. So a second
+      pass over the output changes nothing (but dates that were shifted: a shifted date looks like a date).
+    * Voices add spans; none takes a span away. The allow-list alone does.
+    * The answer holds counts and spans, never a covered text; an error names no part of a note.
+    * In shift mode a date that does not exist is masked.
+
+What it does not do: read files, write the audit, or promise anonymity. Rules miss names without context: a
+site measures its own notes (see `evaluation`) before it trusts them.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fedmed.deid.pseudonyms import Pseudonyms, normalise
+from fedmed.deid.text import names_en, names_zh, places_en, places_zh
+from fedmed.deid.text.ages import find_ages
+from fedmed.deid.text.dates import WrittenDate, find_dates
+from fedmed.deid.text.identifiers import find_identifiers
+from fedmed.deid.text.layout import cells, lay_out
+from fedmed.deid.text.options import TextOptions
+from fedmed.deid.text.placeholders import PLACEHOLDER, placeholders
+from fedmed.deid.text.reading import CJK, Reading, lowered, read
+from fedmed.deid.text.shifts import shift_date, year_of
+from fedmed.deid.text.spans import FILLER, Kind, Span, fill, merge
+from fedmed.errors import UsageError
+
+if TYPE_CHECKING:
+    from fedmed.deid.text.tagger import Tagger
+
+_CJK = re.compile(f"[{CJK}]")
+_LATIN = re.compile("[A-Za-z]{2}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CleanedNote:
+    """A note with nothing left of what was found.
+
+    `counts` has the number of spans of each kind that occurred; `spans` are where they were in the note as
+    it came in, in order and without overlap.
+    """
+
+    text: str
+    counts: Mapping[Kind, int]
+    spans: tuple[Span, ...]
+
+
+class NoteCleaner:
+    """The options and the site's key, ready for any number of notes."""
+
+    def __init__(self, *, options: TextOptions, key: bytes) -> None:
+        self.options = options
+        self._pseudonyms = Pseudonyms(key)
+        self._tagger = _load_tagger(options.tagger) if options.tagger else None
+
+    def clean(self, note: str, *, patient: str, names: Sequence[str] = ()) -> CleanedNote:
+        """Return the de-identified note.
+
+        Args:
+            note: The text of one note.
+            patient: The patient's identifier at the site; it sets the date shift, and is masked where the note
+                repeats it.
+            names: Names that the site's records know to be the patient's; masked wherever they occur.
+
+        Raises:
+            DataError: The note holds half a surrogate pair.
+            UsageError: Dates are to be shifted and `patient` is empty.
+        """
+        if self.options.dates == "shift" and not normalise(patient):
+            raise UsageError("shifting dates needs the patient's identifier, got an empty one; give it, or mask dates")
+        reading = read(note)
+        spans, dates = self._find(reading, patient=patient, names=names)
+        shown = reading.view if reading.origins is not None else note
+        where = tuple(reading.in_note(span) for span in spans)
+        pieces, at = [], 0
+        for span, piece in zip(where, self._pieces(reading.view, shown, spans, dates, patient), strict=True):
+            pieces += [note[at : span.start], piece]
+            at = span.end
+        counts = Counter(span.kind for span in spans)
+        return CleanedNote(text="".join([*pieces, note[at:]]), counts=dict(counts), spans=where)
+
+    def _find(
+        self, reading: Reading, *, patient: str, names: Sequence[str]
+    ) -> tuple[list[Span], dict[tuple[int, int], WrittenDate]]:
+        """Return the union of what every voice finds, asked until nothing new is found, and the dates among it."""
+        done = [Span(start=m.start(), end=m.end(), kind="NAME") for m in PLACEHOLDER.finditer(reading.view)]
+        view, found, dates = fill(reading.view, done), list[Span](), dict[tuple[int, int], WrittenDate]()
+        while True:
+            laid = lay_out(view)
+            now, flat = _reading(laid.replace("\t", "\n")), _reading(laid.replace("\t", "|").replace("\n", " "))
+            written = find_dates(flat)
+            dates |= {(date.span.start, date.span.end): date for date in written}
+            voices = [
+                *_known(now, patient, names),
+                *(date.span for date in written),
+                *self._voices(now, flat),
+                *self._in_cells(view),
+            ]
+            new = [span for span in set(voices) if span.kind in self.options.kinds and self._masks(view, span)]
+            if not new:
+                return merge(found), dates
+            found += new
+            view = fill(view, new)
+
+    def _voices(self, lines: Reading, flat: Reading) -> Iterator[Span]:
+        """Yield what each voice finds in a note: names line by line, all else with lines joined."""
+        yield from find_identifiers(flat)
+        yield from find_ages(flat)
+        if "zh" in self.options.languages and _CJK.search(flat.view):
+            yield from places_zh.find_places(flat.view)
+            yield from names_zh.find_names(lines.view)
+        if "en" in self.options.languages and _LATIN.search(flat.view):
+            yield from places_en.find_places(lines, flat)
+            yield from names_en.find_names(lines)
+        if self.options.jieba:
+            from fedmed.deid.text.jieba_voice import find_words  # noqa: PLC0415  optional
+
+            yield from find_words(lines.view)
+        if self._tagger is not None:
+            yield from self._tagger.find(lines.view)
+
+    def _in_cells(self, view: str) -> Iterator[Span]:
+        """Yield what the rules find in the cells of tables, each read with its heading."""
+        for cell in cells(view):
+            heading = f"{cell.label}: "
+            reading = _reading(heading + cell.text)
+            found = [date.span for date in find_dates(reading)] + [*find_identifiers(reading), *find_ages(reading)]
+            if "zh" in self.options.languages:
+                found += [*places_zh.find_places(reading.view), *names_zh.find_names(reading.view)]
+            if "en" in self.options.languages:
+                found += [*places_en.find_places(reading, reading), *names_en.find_names(reading)]
+            for span in found:
+                if span.start >= len(heading):
+                    moved = cell.start - len(heading)
+                    yield Span(start=span.start + moved, end=span.end + moved, kind=span.kind, role=span.role)
+
+    def _masks(self, view: str, span: Span) -> bool:
+        """Say whether a span covers anything that is not masked yet and not allowed."""
+        text = view[span.start : span.end]
+        return text not in self.options.allowed and bool(text.strip(FILLER + " \n"))
+
+    def _pieces(
+        self, view: str, shown: str, spans: list[Span], dates: Mapping[tuple[int, int], WrittenDate], patient: str
+    ) -> list[str]:
+        """Return what stands for each span: a shifted date or a placeholder."""
+        pieces = placeholders(view, spans)
+        if self.options.dates != "shift":
+            return pieces
+        days, year = self._pseudonyms.shift_days(patient, limit=self.options.max_shift_days), None
+        for index, span in enumerate(spans):
+            date = dates.get((span.start, span.end))
+            if date is not None and span.kind == "DATE":
+                pieces[index] = shift_date(date, view, shown, days=days, year=year) or pieces[index]
+                year = year_of(date, view) or year
+        return pieces
+
+
+def clean_note(
+    note: str, *, options: TextOptions, key: bytes, patient: str, names: Sequence[str] = ()
+) -> CleanedNote:
+    """Return the de-identified note; for many notes keep a `NoteCleaner`.
+
+    >>> clean_note("患者钱多多，男，住院号：00123", options=TextOptions(), key=bytes(32), patient="p1").text
+    '患者[患者姓名]，男，住院号：[病历号]'
+
+    Raises:
+        DataError: The note holds half a surrogate pair.
+        UsageError: The key has not 32 bytes, or dates are to be shifted and `patient` is empty.
+    """
+    return NoteCleaner(options=options, key=key).clean(note, patient=patient, names=names)
+
+
+def _known(reading: Reading, patient: str, names: Sequence[str]) -> Iterator[Span]:
+    """Yield where a note repeats what the site knows of the patient."""
+    known: list[tuple[str, Kind]] = [(name, "NAME") for name in names if len(normalise(name)) >= 2]
+    if len(normalise(patient)) >= 4:
+        known.append((patient, "RECORD"))
+    for text, kind in known:
+        words = lowered(read(text).view.strip())
+        at = reading.lower.find(words)
+        while at >= 0:
+            end = at + len(words)
+            beside = reading.lower[max(0, at - 1) : at] + reading.lower[end : end + 1]
+            if not (words.isascii() and beside.isascii() and any(character.isalnum() for character in beside)):
+                yield Span(start=at, end=end, kind=kind, role="patient")
+            at = reading.lower.find(words, at + 1)
+
+
+def _reading(view: str) -> Reading:
+    return Reading(view=view, lower=lowered(view), origins=None)
+
+
+def _load_tagger(folder: str) -> "Tagger":
+    from fedmed.deid.text.tagger import Tagger  # noqa: PLC0415  it imports torch
+
+    return Tagger.load(folder)

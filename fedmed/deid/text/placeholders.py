@@ -1,0 +1,156 @@
+"""What stands in the place of a span: the same words for the same person throughout a note.
+
+Why it exists: a reader, or a model, must still see who did what to whom.
+
+Rules:
+    * [患者姓名] or [PATIENT NAME] is the patient; the first doctor is [医生姓名] or [DOCTOR NAME], the first
+      relative [家属姓名] or [RELATIVE NAME], anybody else [姓名] or [NAME]. The second of a role is [医生姓名2] or
+      [DOCTOR NAME 2], in the order in which they appear.
+    * One person has one placeholder: 王主任 is 王某某 if one doctor of that surname is named; "Dr. Roe" is "Jane Roe".
+      In doubt two mentions are two people.
+    * One language for one note. Other kinds are not numbered: how many hospitals there were tells too much.
+
+What it does not do: link people between notes; no placeholder says anything about the text that it stands for.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fedmed.deid.text.lexicon_zh import COMPOUND_SURNAMES
+from fedmed.deid.text.reading import CJK
+from fedmed.deid.text.spans import ROLES, Kind, Role, Span
+
+Language = Literal["zh", "en"]
+
+_ROLE_WORDS: Mapping[Language, Mapping[Role, str]] = {
+    "zh": {"patient": "患者姓名", "doctor": "医生姓名", "relative": "家属姓名", "other": "姓名"},
+    "en": {"patient": "PATIENT NAME", "doctor": "DOCTOR NAME", "relative": "RELATIVE NAME", "other": "NAME"},
+}
+_KIND_WORDS: Mapping[Language, Mapping[Kind, str]] = {
+    "zh": {
+        "URL": "网址", "EMAIL": "邮箱", "ID": "证件号", "PHONE": "电话", "RECORD": "病历号", "ADDRESS": "地址",
+        "HOSPITAL": "医院", "DATE": "日期",
+    },
+    "en": {
+        "URL": "URL", "EMAIL": "EMAIL", "ID": "ID NUMBER", "PHONE": "PHONE", "RECORD": "RECORD NUMBER",
+        "ADDRESS": "ADDRESS", "HOSPITAL": "HOSPITAL", "DATE": "DATE",
+    },
+}  # fmt: skip
+_ALL_WORDS = sorted(
+    {word for words in (*_ROLE_WORDS.values(), *_KIND_WORDS.values()) for word in words.values()}, key=len, reverse=True
+)
+PLACEHOLDER = re.compile(rf"\[(?P<words>{'|'.join(_ALL_WORDS)})(?: ?(?P<number>[0-9]{{1,3}}))?\]")
+_CJK = re.compile(f"[{CJK}]")
+_CHINESE_RUN = re.compile(f"[{CJK}]+")
+_LATIN_RUN = re.compile("[A-Za-z]+")
+_PARTS = re.compile(r"[^\W\d_]+(?:['\-][^\W\d_]+)*")
+
+
+def language_of(view: str) -> Language:
+    """Return the language that a note's placeholders are in: a Chinese character weighs as three letters."""
+    chinese, latin = (sum(map(len, pattern.findall(view))) for pattern in (_CHINESE_RUN, _LATIN_RUN))
+    return "zh" if 3 * chinese > latin else "en"
+
+
+def age_placeholder(text: str) -> str:
+    """Return what stands for an age above 89 that is written as `text`."""
+    return "90岁以上" if "岁" in text else "90+"
+
+
+def placeholders(view: str, spans: Sequence[Span]) -> list[str]:
+    """Return what stands in the place of each span of a note.
+
+    Args:
+        view: The note as the rules see it, with nothing masked yet but what was masked in a pass before.
+        spans: Spans in order that don't overlap.
+    """
+    language = language_of(view)
+    names = _names(view, [span for span in spans if span.kind == "NAME"], language)
+    words = _KIND_WORDS[language]
+    return [
+        names[span]
+        if span.kind == "NAME"
+        else age_placeholder(view[span.start : span.end])
+        if span.kind == "AGE"
+        else f"[{words[span.kind]}]"
+        for span in spans
+    ]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Person:
+    """Somebody who is named: all that is known of the name, and whose name it is."""
+
+    name: str
+    parts: frozenset[str]
+    role: Role
+    mentions: list[Span] = field(default_factory=list)
+
+
+def _names(view: str, spans: Sequence[Span], language: Language) -> dict[Span, str]:
+    people: list[_Person] = []
+    read = {span: _Person(name=name, parts=_parts(name), role=span.role) for span in spans if (name := _plain(view, span))}
+    for span, mention in sorted(read.items(), key=lambda item: (-len(item[1].parts), -len(item[1].name), item[0].start)):
+        person = _known(people, mention)
+        if person is None:
+            people.append(mention)
+            person = mention
+        person.role = min(person.role, mention.role, key=ROLES.index)
+        person.mentions.append(span)
+    taken = _taken(view)
+    words = {}
+    for person in sorted(people, key=lambda person: min(span.start for span in person.mentions)):
+        word = _ROLE_WORDS[language][person.role]
+        taken[word] += 1
+        number = "" if taken[word] == 1 else f"{taken[word]}" if language == "zh" else f" {taken[word]}"
+        words |= dict.fromkeys(person.mentions, f"[{word}{number}]")
+    return {span: words.get(span, f"[{_ROLE_WORDS[language]['other']}]") for span in spans}
+
+
+def _plain(view: str, span: Span) -> str:
+    return "".join(view[span.start : span.end].lower().split(" ")) if _is_chinese(view, span) else _lower(view, span)
+
+
+def _is_chinese(view: str, span: Span) -> bool:
+    return _CJK.search(view, span.start, span.end) is not None
+
+
+def _lower(view: str, span: Span) -> str:
+    return view[span.start : span.end].lower().removesuffix("'s")
+
+
+def _parts(name: str) -> frozenset[str]:
+    return frozenset(_PARTS.findall(name))
+
+
+def _known(people: Sequence[_Person], mention: _Person) -> _Person | None:
+    """Return who is mentioned, if that is clear."""
+    for person in people:
+        if person.name == mention.name or person.parts == mention.parts:
+            return person
+    fits = [person for person in people if _may_be(person, mention)]
+    same = [person for person in fits if person.role == mention.role]
+    return same[0] if len(same) == 1 else fits[0] if len(fits) == 1 else None
+
+
+def _may_be(person: _Person, mention: _Person) -> bool:
+    """Say whether a shorter mention can be of this person; a doctor's surname is not the patient's."""
+    short = mention.name.rstrip("某")
+    roles = {person.role, mention.role} - {"other"}
+    if _CJK.match(mention.name):
+        if len(mention.name) >= 2 and "某" not in mention.name and short not in COMPOUND_SURNAMES:
+            return person.name.startswith(short)
+        return person.name.startswith(short) and len(roles) <= 1
+    known = {part[0] for part in person.parts} | person.parts
+    return mention.parts <= known and any(len(part) > 1 for part in mention.parts) and len(roles) <= 1
+
+
+def _taken(view: str) -> Counter[str]:
+    """Return the highest number of each word that an earlier pass has given."""
+    taken: Counter[str] = Counter()
+    for match in PLACEHOLDER.finditer(view):
+        taken[match["words"]] = max(taken[match["words"]], int(match["number"] or 1))
+    return taken

@@ -1,0 +1,107 @@
+"""The de-identified table as one Parquet file, whole or absent.
+
+Why it exists: rows that waited in a `Spill` go out in batches, generalised on the way, so that a table
+larger than memory can be written; and a kill half-way leaves the old file or the new one.
+
+Rules:
+    * The rows go to a temporary file beside the target, which takes its place once it is on disk.
+    * What a killed run left beside the target is removed by the next.
+    * A generalised column keeps the type that the schema gives it: the middle of an age band, the first day
+      of a period, null for `*`. A place becomes its label.
+
+What it does not do: choose levels (see `anonymity`), or log.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import polars as pl
+from polars.io.plugins import register_io_source
+
+from fedmed.deid.anonymity import Recoding
+from fedmed.deid.hierarchies import SUPPRESSED, as_dates, as_numbers
+from fedmed.deid.spill import Spill
+
+_CHUNK_BYTES = 1 << 20
+_ROW_GROUP = 122_880  # fixed, so that the bytes don't depend on how the rows were batched
+
+
+def write_table(path: Path, kept: Spill, *, recoding: Recoding | None, kinds: Mapping[str, str]) -> str:
+    """Write the rows of `kept`, generalised, in place of `path` and return the SHA-256 of the file.
+
+    Guarantees: the bytes don't depend on how the rows were batched. On an error or a kill `path` is unchanged.
+
+    Args:
+        path: The Parquet file; its folder must exist.
+        kept: At least one frame.
+        recoding: The levels of the quasi-identifiers and the rows that stay, or None to write all as it is.
+        kinds: What each column is, so that a generalised one keeps its type.
+
+    Raises:
+        OSError: The disk is full or the folder is not writable.
+    """
+
+    def rows() -> Iterator[pl.DataFrame]:
+        first = 0
+        for frame in kept.frames():
+            yield frame if recoding is None else _typed(recoding.apply(frame, first=first), recoding, kinds)
+            first += frame.height
+
+    schema = next(rows()).schema
+    frames = register_io_source(lambda *_: rows(), schema=schema, is_pure=True)
+    with _replacing(path) as file:
+        frames.sink_parquet(file, row_group_size=_ROW_GROUP)
+        file.flush()
+        file.seek(0)
+        return _sha256(file)
+
+
+def _typed(frame: pl.DataFrame, recoding: Recoding, kinds: Mapping[str, str]) -> pl.DataFrame:
+    """Return labels as the type that the schema gives their column: a model that takes numbers still gets them."""
+    made = []
+    for quasi in recoding.quasi_identifiers:
+        label, kind = frame[quasi.column], kinds[quasi.column]
+        if kind == "number":
+            label = as_numbers(label)
+        elif kind == "date":
+            label = as_dates(label)
+        elif kind in {"category", "binary"}:
+            label = label.replace(SUPPRESSED, None)
+            label = label.cast(pl.Int8) if kind == "binary" else label
+        made.append(label.alias(quasi.column))
+    return frame.with_columns(made)
+
+
+def _sha256(file: IO[bytes]) -> str:
+    running = hashlib.sha256()
+    while chunk := file.read(_CHUNK_BYTES):
+        running.update(chunk)
+    return running.hexdigest()
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a file beside `path` that takes its place when the block ends well, and leaves no trace otherwise."""
+    for stale in path.parent.glob(f".{path.name}.*"):  # of a run that was killed
+        stale.unlink(missing_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
