@@ -27,6 +27,7 @@ from fedmed_site.client_app import _content_of, _task_from
 from fedmed_site.home import SiteHome, SiteRecord
 from fedmed_site.participant import Participant, system_entropy
 from fedmed_site.policy import SitePolicy
+from fedmed_site.replies import Stored
 
 NAMES = ("h1", "h2", "h3", "h4")
 PHASES = ("query.offer", "train.share", "train.mask", "query.certify", "query.unmask")
@@ -56,8 +57,15 @@ def participants(root: Path) -> tuple[list[Participant], Roster]:
     ], roster
 
 
-def client_of(sites: list[Participant], silent: Callable[[int, Task], bool]) -> ClientApp:
-    """Return a ClientApp that answers with real participants, whose work is `update`, and fails where told."""
+def plain_work(name: str, task: Task) -> Answer:
+    """Return a site's `update` as its work."""
+    return Answer(site=name, arrays={"mean": update(name, task.round, task.action)}, facts={"weight": WEIGHTS[name]})
+
+
+def client_of(
+    sites: list[Participant], silent: Callable[[int, Task], bool], work_of: Callable[[str, Task], Answer]
+) -> ClientApp:
+    """Return a ClientApp that answers with real participants and fails where told."""
 
     def handler(action: str) -> Callable[[Message, Context], Message]:
         def handle(message: Message, context: Context) -> Message:
@@ -68,10 +76,8 @@ def client_of(sites: list[Participant], silent: Callable[[int, Task], bool]) -> 
             if silent(place, task):
                 raise RuntimeError("the power went out")
 
-            def work(inner: Task, _spent: object) -> Answer:
-                name = NAMES[place]
-                mean = update(name, inner.round, inner.action)
-                return Answer(site=name, arrays={"mean": mean}, facts={"weight": WEIGHTS[name]})
+            def work(inner: Task, _spent: object) -> Stored:
+                return Stored(answer=work_of(NAMES[place], inner), edition=0)
 
             answer = sites[place].answer(task, work, log_clipped=lambda _segment, _count: None)
             return Message(_content_of(answer), reply_to=message)
@@ -86,7 +92,12 @@ def client_of(sites: list[Participant], silent: Callable[[int, Task], bool]) -> 
 
 
 def play(
-    root: Path, rounds: Iterable[Round], *, silent: Callable[[int, Task], bool], number: int
+    root: Path,
+    rounds: Iterable[Round],
+    *,
+    silent: Callable[[int, Task], bool],
+    number: int,
+    work_of: Callable[[str, Task], Answer] = plain_work,
 ) -> list[tuple[int, object]]:
     """Run rounds over Flower in one process; return each round's number with what came of it."""
     sites, roster = participants(root)
@@ -109,7 +120,7 @@ def play(
                 found.append((asked.number, error))
 
     with open_engine("inprocess", workers=1) as engine:
-        engine.run(server, client_of(sites, silent), nodes=4, run_config={}, tap=lambda _data: None)
+        engine.run(server, client_of(sites, silent, work_of), nodes=4, run_config={}, tap=lambda _data: None)
     return found
 
 
@@ -159,3 +170,38 @@ def test_update_weights_and_fisher_information_in_one_round(tmp_path: Path) -> N
     assert {total.weight for total in result.totals.values()} == {100.0}
     for work, total in result.totals.items():
         assert np.abs(total.mean() - mean_of(NAMES, 0, work)).max() < 1e-5
+
+
+@pytest.mark.parametrize("dropped", [None, 3])
+def test_noise_is_shared_and_enough_without_a_site_that_drops_out(tmp_path: Path, dropped: int | None) -> None:
+    """Four shares are a third more variance than was planned, three are just enough: h = 3 sites are guaranteed."""
+    size = 20_000
+
+    def noisy(name: str, _task: Task) -> Answer:
+        facts = {"weight": WEIGHTS[name], "clip_norm": 50.0, "noise_multiplier": 2.0, "distance": 1e-6}
+        return Answer(site=name, arrays={"mean": np.zeros(size)}, facts=facts)
+
+    asked = Round(works=("train.fit",), plan_digest="0" * 64, size=size, arrays={"model": np.ones(size)})
+    ((_, result),) = play(
+        tmp_path,
+        [asked],
+        silent=lambda place, task: place == dropped and task.action == "train.mask",
+        number=1,
+        work_of=noisy,
+    )
+    assert isinstance(result, Collected)
+    deviation = result.totals["train.fit"].vector.std() / (2.0 * 50.0)
+    assert deviation == pytest.approx(np.sqrt(4 / 3) if dropped is None else 1.0, rel=0.02)
+
+
+def test_a_ring_too_coarse_for_shared_noise_is_refused_by_the_sites(tmp_path: Path) -> None:
+    """Where the roster's ring can't hold noise as near to a Gaussian as was planned, no site uploads, and says why."""
+
+    def coarse(name: str, _task: Task) -> Answer:
+        facts = {"weight": WEIGHTS[name], "clip_norm": 1.0, "noise_multiplier": 2.0, "distance": 1e-15}
+        return Answer(site=name, arrays={"mean": np.zeros(SIZE)}, facts=facts)
+
+    asked = Round(works=("train.fit",), plan_digest="0" * 64, size=SIZE, arrays={"model": np.ones(SIZE)})
+    ((_, result),) = play(tmp_path, [asked], silent=lambda _place, _task: False, number=1, work_of=coarse)
+    assert isinstance(result, SiteFailureError)
+    assert "sign a roster with a finer delta" in str(result)

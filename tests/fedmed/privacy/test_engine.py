@@ -17,6 +17,13 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 Records = tuple[Tensor, Tensor]
 
 
+@pytest.fixture(autouse=True, params=["direct where it applies", "opacus"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run each test with the way of capture that the engine chooses, and with Opacus' hooks alone."""
+    if request.param == "opacus":
+        monkeypatch.setattr("fedmed.privacy.engine.covers", lambda _: False)
+
+
 def settings(records: Records, loss: Loss, noise: NoiseSource, **changes: Any) -> dict[str, Any]:
     """Return arguments of one private full-batch step, with `changes`."""
     inputs, labels = records

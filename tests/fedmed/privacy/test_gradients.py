@@ -69,6 +69,29 @@ def test_dropout_does_not_disturb_the_trial(records: Records, loss: Loss):
     assert module[1].training
 
 
+def test_the_trial_puts_every_weight_back(records: Records, loss: Loss):
+    """What is stirred for the trial, frozen zeros too, comes back to the bit, even after a refusal."""
+    module = nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 1))
+    nn.init.zeros_(module[1].weight)  # type: ignore[arg-type]
+    module[1].weight.requires_grad_(requires_grad=False)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    with pytest.raises(ModelError):
+        check_per_record(
+            module, loss=loss, inputs=records[0], labels=records[1], capture=lambda inputs, _: {"0.bias": inputs}
+        )
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_a_trial_that_shows_nothing_is_refused(records: Records):
+    """A gradient that isn't finite on synthetic records equals nothing, so it's no proof."""
+    module = nn.Linear(5, 1)
+    broken: Loss = lambda logits, labels: (logits.squeeze(-1) * 0).sqrt() + 0 * labels  # noqa: E731
+    with pytest.raises(ModelError, match="isn't finite"):
+        check_per_record(
+            module, loss=broken, inputs=records[0], labels=records[1], capture=capture_by_loop(module, broken)
+        )
+
+
 def test_a_module_that_fails_is_named_as_such(records: Records, loss: Loss):
     """The cause is chained; the message holds its type only, since it could quote data."""
     module = nn.Linear(4, 1)
