@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -235,11 +235,13 @@ def build_consortium(root: Path, *, sites: int = 3, rows: int = 160, cap_epsilon
     )
 
 
-def sign_in(homes: Sequence[Path], key: Ed25519PrivateKey, *, serial: int = 1, max_corrupt: int = 0) -> Roster:
+def sign_in(
+    homes: Sequence[Path], key: Ed25519PrivateKey, *, serial: int = 1, max_corrupt: int = 0, bits: Literal[16, 32] = 32
+) -> Roster:
     """Sign a roster of the sites in `homes` and let each of them join; return it."""
     agents = [SiteAgent.open(home) for home in homes]
     reals = [
-        Segment(name=name, bits=32, kind="signed", clip=4.0, fraction_bits=22, max_length=1 << 20)
+        Segment(name=name, bits=bits, kind="signed", clip=4.0, fraction_bits=bits - 10, max_length=1 << 20)
         for name in ("delta", "fisher")
     ]
     aux = Segment(name="aux", bits=64, kind="integer", clip=2.0**40, fraction_bits=0, max_length=8)

@@ -14,7 +14,7 @@ What it does not do: clip or add noise (see `engine`).
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from fedmed.errors import ConfigError, DataError, ModelError
 from fedmed.privacy.gradients import Loss, record_losses, trainable, training_mode
 from fedmed.privacy.noise import NoiseSource
+from fedmed.privacy.penalty import Penalty
 
 PenaltyGradient: TypeAlias = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
 """Maps the trainable parameters by name to what to add to their gradients; it must not look at records."""
@@ -68,6 +69,7 @@ def train_plain(
     momentum: float,
     noise: NoiseSource,
     penalty_gradient: PenaltyGradient | None = None,
+    penalty: Penalty | None = None,
     physical_batch: int = 256,
 ) -> TrainReport:
     """Train like `train_private`, without clip and noise: same loop, same samples, no privacy.
@@ -86,16 +88,18 @@ def train_plain(
         momentum: Of stochastic gradient descent.
         noise: Where sampling comes from.
         penalty_gradient: Added to the gradient.
+        penalty: Pull towards an anchor; its gradient is added too.
         physical_batch: Most records in memory at once; doesn't change the result.
 
     Raises:
         ConfigError: A number is out of range.
         DataError: Inputs and labels don't match, or finite losses gave a non-finite gradient.
-        ModelError: The module has nothing to train, or the loss isn't one per record.
+        ModelError: The module has nothing to train, the penalty doesn't fit, or the loss isn't one per record.
     """
     check_loop(steps=steps, sample_rate=sample_rate, expected_batch=expected_batch, learning_rate=learning_rate)
     check_records(inputs, labels, physical_batch)
     parameters = trainable(module)
+    penalty_gradients = gather_penalties(penalty_gradient, penalty, parameters)
     sgd = torch.optim.SGD(parameters.values(), lr=learning_rate, momentum=momentum)
 
     def step(rows: Tensor) -> int:
@@ -121,7 +125,7 @@ def train_plain(
                 steps=steps,
                 sample_rate=sample_rate,
                 noise=noise,
-                penalty_gradient=penalty_gradient,
+                penalty_gradients=penalty_gradients,
             )
         finally:
             sgd.zero_grad()
@@ -136,18 +140,30 @@ def descend(
     steps: int,
     sample_rate: float,
     noise: NoiseSource,
-    penalty_gradient: PenaltyGradient | None,
+    penalty_gradients: Sequence[PenaltyGradient],
 ) -> TrainReport:
-    """Run `steps` times: sample, let `step` fill the gradients, add the penalty, descend."""
+    """Run `steps` times: sample, let `step` fill the gradients, add the penalties, descend."""
     reports = []
     for _ in range(steps):
         rows = _poisson_sample(records, sample_rate, noise)
         nonfinite = step(rows)
-        if penalty_gradient is not None:
+        for penalty_gradient in penalty_gradients:
             _add_penalty(parameters, penalty_gradient)
         sgd.step()
         reports.append(StepReport(records=len(rows), nonfinite=nonfinite))
     return TrainReport(steps=tuple(reports))
+
+
+def gather_penalties(
+    penalty_gradient: PenaltyGradient | None, penalty: Penalty | None, parameters: Mapping[str, nn.Parameter]
+) -> tuple[PenaltyGradient, ...]:
+    """Return what joins the gradient of every step.
+
+    Raises:
+        ModelError: The penalty's anchor isn't of the trainable parameters.
+    """
+    gathered = () if penalty_gradient is None else (penalty_gradient,)
+    return gathered if penalty is None else (*gathered, penalty.for_parameters(parameters))
 
 
 def chunks(rows: Tensor, physical_batch: int) -> Iterator[Tensor]:

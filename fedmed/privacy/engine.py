@@ -6,8 +6,9 @@ closed here once, so nobody who trains can reopen it.
 Rules:
     * Each record contributes its own gradient, clipped to one norm; noise is added once per step
       to the sum, from a `NoiseSource`; a penalty on the parameters joins after clip and noise.
-    * Per-record gradients come from Opacus' hooks and are tried on synthetic records before a
-      training touches real ones (see `gradients`). Ghost clipping isn't offered.
+    * Per-record gradients come from `per_record` where that covers the whole module, else from Opacus'
+      hooks. Either is tried on synthetic records before a training touches real ones (see `gradients`);
+      Opacus also takes over what the first doesn't get right. Ghost clipping isn't offered.
     * A record with a non-finite gradient counts as zero; an empty batch is a step of pure noise.
     * The module that comes back is the module that went in: no hooks, no attributes, even after an error.
 
@@ -17,9 +18,9 @@ count real records: they stay at the site.
 
 import logging
 import math
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -36,21 +37,27 @@ from fedmed.privacy.descent import (
     check_records,
     chunks,
     descend,
+    gather_penalties,
     require_positive,
     train_plain,
 )
 from fedmed.privacy.gradients import (
     Capture,
+    Capturing,
     Loss,
-    check_per_record,
     dropout_off,
     record_losses,
     trainable,
     training_mode,
 )
 from fedmed.privacy.noise import Floats, NoiseSource
-from fedmed.privacy.plan import Event, merge
+from fedmed.privacy.penalty import Penalty
+from fedmed.privacy.per_record import covers, direct_capture
+from fedmed.privacy.per_record_hooks import captured_samples, clean, expected_warnings, forget_samples
+from fedmed.privacy.plan import Event, epsilon_near, merge, total_distance
 from fedmed.privacy.release import clipped_sum, private_sum
+from fedmed.privacy.structure import structure
+from fedmed.privacy.trials import require_stood
 
 _root_handlers = logging.root.handlers[:]
 from opacus.accountants import PRVAccountant  # noqa: E402  see the restoration below
@@ -66,11 +73,14 @@ __all__ = [
     "StepReport",
     "TrainReport",
     "clipped_sum",
+    "hooked_capture",
     "per_record_gradients",
     "private_sum",
     "train_plain",
     "train_private",
 ]
+
+_log = logging.getLogger(__name__)
 
 _CLIP_SHAVE = 1e-5
 """Gradients are clipped this much, relatively, below the clip norm: float32 rounding can't pass it."""
@@ -97,12 +107,14 @@ def train_private(
     momentum: float,
     noise: NoiseSource,
     penalty_gradient: PenaltyGradient | None = None,
+    penalty: Penalty | None = None,
     physical_batch: int = 256,
+    capturing: Capturing | None = None,
 ) -> TrainReport:
     """Train the trainable parameters of `module` in place by DP-SGD (Abadi et al. 2016).
 
     Guarantees: the trained parameters are the output of `Event(noise_multiplier, sample_rate, steps)`,
-    provided `expected_batch` and `penalty_gradient` don't depend on the records.
+    provided `expected_batch`, `penalty_gradient` and `penalty` don't depend on the records.
 
     Args:
         module: Maps a batch of inputs to one tensor; comes back without hooks, in the mode it came in.
@@ -118,19 +130,23 @@ def train_private(
         momentum: Of stochastic gradient descent.
         noise: Where noise and sampling come from.
         penalty_gradient: Added to the gradient after clip and noise.
+        penalty: Pull towards an anchor; its gradient is added after clip and noise too.
         physical_batch: Most records in memory at once; doesn't change the result.
+        capturing: How per-record gradients are captured: `direct_capture` or `hooked_capture`; None takes the
+            first wherever it applies.
 
     Raises:
         ConfigError: A number is out of range.
         DataError: Inputs and labels don't match.
-        ModelError: The module or the loss can't be trained record by record.
+        ModelError: The penalty doesn't fit the module, or the module or the loss can't be trained record by record.
     """
     require_positive(clip_norm=clip_norm, noise_multiplier=noise_multiplier)
     check_loop(steps=steps, sample_rate=sample_rate, expected_batch=expected_batch, learning_rate=learning_rate)
     check_records(inputs, labels, physical_batch)
     parameters = trainable(module)
+    penalty_gradients = gather_penalties(penalty_gradient, penalty, parameters)
     sgd = torch.optim.SGD(parameters.values(), lr=learning_rate, momentum=momentum)
-    with training_mode(module), _capturing(module, loss, inputs, labels) as capture:
+    with training_mode(module), _tried_capture(module, loss, inputs, labels, capturing) as capture:
         optimizer = _PrivateOptimizer(
             sgd,
             noise_multiplier=noise_multiplier,
@@ -143,7 +159,8 @@ def train_private(
             optimizer.zero_grad()
             nonfinite = 0
             for chunk in chunks(rows, physical_batch):
-                capture(inputs[chunk], labels[chunk])
+                for name, sample in capture(inputs[chunk], labels[chunk]).items():
+                    parameters[name].grad_sample = sample  # type: ignore[attr-defined]
                 nonfinite += optimizer.clip_and_accumulate()
             optimizer.add_noise()
             optimizer.scale_grad()
@@ -157,12 +174,18 @@ def train_private(
             steps=steps,
             sample_rate=sample_rate,
             noise=noise,
-            penalty_gradient=penalty_gradient,
+            penalty_gradients=penalty_gradients,
         )
 
 
 def per_record_gradients(
-    module: nn.Module, *, loss: Loss, inputs: Tensor, labels: Tensor, physical_batch: int = 256
+    module: nn.Module,
+    *,
+    loss: Loss,
+    inputs: Tensor,
+    labels: Tensor,
+    physical_batch: int = 256,
+    capturing: Capturing | None = None,
 ) -> Iterator[Tensor]:
     """Yield (records, d) float32 gradients of at most `physical_batch` records at a time.
 
@@ -175,7 +198,11 @@ def per_record_gradients(
     """
     check_records(inputs, labels, physical_batch)
     parameters = trainable(module)
-    with training_mode(module), dropout_off(module), _capturing(module, loss, inputs, labels) as capture:
+    with (
+        training_mode(module),
+        dropout_off(module),
+        _tried_capture(module, loss, inputs, labels, capturing) as capture,
+    ):
         for chunk in chunks(torch.arange(len(inputs)), physical_batch):
             captured = capture(inputs[chunk], labels[chunk])
             yield torch.cat(
@@ -201,7 +228,10 @@ class PrvAccountant:
         2.0
         """
         require_positive(delta=delta)
-        return _prv_epsilon(merge(events), delta) if events else 0.0
+        if not events:
+            return 0.0
+        gaussian = merge([replace(event, distance=0.0) for event in events])
+        return epsilon_near(lambda spent: _prv_epsilon(gaussian, spent), distance=total_distance(events), delta=delta)
 
 
 @lru_cache(maxsize=4096)
@@ -304,76 +334,60 @@ class _PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no t
 
 
 @contextmanager
-def _capturing(module: nn.Module, loss: Loss, inputs: Tensor, labels: Tensor) -> Iterator[Capture]:
-    """Hook `module`, try it on synthetic records, lend the capture of per-record gradients, and clean up."""
+def _tried_capture(
+    module: nn.Module, loss: Loss, inputs: Tensor, labels: Tensor, chosen: Capturing | None
+) -> Iterator[Capture]:
+    """Lend the first way to capture that applies to `module` and stands the trial; raise the refusal of the last."""
+    candidates: tuple[Capturing, ...] = (chosen,) if chosen else (hooked_capture,)
+    if chosen is None and covers(module):
+        candidates = (direct_capture, hooked_capture)
+    key = structure(module, loss, inputs, labels)
+    try:
+        for capturing in candidates:
+            with capturing(module, loss) as capture:
+                try:
+                    require_stood(
+                        module, key, loss=loss, inputs=inputs, labels=labels, capturing=capturing, capture=capture
+                    )
+                except ModelError as error:
+                    if capturing is candidates[-1]:
+                        raise
+                    _log.info("per-record gradients go through Opacus: %s", error)
+                    continue
+                yield capture
+                return
+    finally:
+        clean(module)
+
+
+@contextmanager
+def hooked_capture(module: nn.Module, loss: Loss) -> Iterator[Capture]:
+    """Lend the capture of per-record gradients by Opacus' hooks; afterwards the module is as it was.
+
+    Raises:
+        ModelError: Opacus knows no per-record gradients for a layer; or, from the capture, rows aren't records.
+    """
     parameters = trainable(module)
     try:
         try:
             hooks = GradSampleHooks(module, loss_reduction="sum", strict=True)
         except (NotImplementedError, ValueError) as error:
-            raise ModelError(f"this module has layers without per-record gradients: {_first_line(error)}") from error
+            raise ModelError(
+                f"this module has layers without per-record gradients: {str(error).partition(chr(10))[0]}"
+            ) from error
         hooks.disable_hooks()
 
-        def capture(some_inputs: Tensor, some_labels: Tensor) -> dict[str, Tensor]:
-            _forget_gradients(parameters)
+        def capture(inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            forget_samples(parameters)
             hooks.enable_hooks()
             try:
-                with _expected_warnings():
-                    record_losses(loss, module(some_inputs), some_labels).sum().backward()  # type: ignore[no-untyped-call]
+                with expected_warnings():
+                    record_losses(loss, module(inputs), labels).sum().backward()  # type: ignore[no-untyped-call]
             finally:
                 hooks.disable_hooks()
-            return _captured(parameters, len(some_inputs))
+            return captured_samples(parameters, len(inputs))
 
-        with _expected_warnings():
-            check_per_record(module, loss=loss, inputs=inputs, labels=labels, capture=capture)
-        yield capture
+        with expected_warnings():
+            yield capture
     finally:
-        _clean(module)
-
-
-@contextmanager
-def _expected_warnings() -> Iterator[None]:
-    """Silence torch on hooks of layers that read the records themselves: Opacus needs outputs' gradients only."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
-        yield
-
-
-def _captured(parameters: Mapping[str, nn.Parameter], records: int) -> dict[str, Tensor]:
-    """Return what the hooks left on the parameters, after checking that each row is one record."""
-    captured = {}
-    for name, value in parameters.items():
-        sample = getattr(value, "grad_sample", None)
-        if sample is None:
-            continue
-        if not isinstance(sample, Tensor) or sample.shape != (records, *value.shape):
-            raise ModelError(
-                f"parameter {name!r}: expected one gradient for each of the batch's records; keep records "
-                "on the first dimension of every layer"
-            )
-        captured[name] = sample
-    return captured
-
-
-def _forget_gradients(parameters: Mapping[str, nn.Parameter]) -> None:
-    for value in parameters.values():
-        value.grad = None
-        value.grad_sample = None  # type: ignore[attr-defined]
-        value._forward_counter = 0  # type: ignore[attr-defined]  # noqa: SLF001  an aborted pass leaves a count
-
-
-def _clean(module: nn.Module) -> None:
-    """Remove every trace of Opacus, also of hooks that were attached half-way or ran half-way."""
-    for handle in module.__dict__.pop("autograd_grad_sample_hooks", []):
-        handle.remove()
-    for layer in module.modules():
-        for name in ("activations", "max_batch_len", "ft_compute_sample_grad"):
-            layer.__dict__.pop(name, None)
-    for value in module.parameters():
-        value.grad = None
-        for name in ("grad_sample", "summed_grad", "_forward_counter", "_current_grad_sample", "_norm_sample"):
-            value.__dict__.pop(name, None)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+        clean(module)

@@ -7,14 +7,17 @@ that divide by a batch's token count, and checkpointing break this in silence.
 Rules:
     * The module is tried on three synthetic records, the same for every site: its captured
       gradients must equal those of an explicit loop over single records.
+    * It is tried with other weights than its own: behind a head or a `lora_B` that starts at zero
+      every gradient is zero, and a zero shows nothing. So a trial speaks for all weights.
     * Nothing here depends on a real record, so a refusal reveals none.
     * Trainable parameters are float32: noise rounded to bfloat16 protects less than it says.
 
 What it does not do: capture gradients (see `engine`) or repair a module.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeAlias
 
 import torch
@@ -28,6 +31,9 @@ Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 Capture: TypeAlias = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 """Maps (inputs, labels) to the per-record gradients, (records, *shape), of every parameter that took part."""
+
+Capturing: TypeAlias = Callable[[nn.Module, Loss], AbstractContextManager[Capture]]
+"""Prepares a module for capture, lends the `Capture`, and leaves the module as it was."""
 
 _RECORDS = 3
 _IGNORED_LABEL = -100
@@ -126,14 +132,13 @@ def check_per_record(module: nn.Module, *, loss: Loss, inputs: Tensor, labels: T
     """
     parameters = trainable(module)
     some_inputs, some_labels = _synthetic(inputs), _synthetic(labels)
-    with dropout_off(module):
+    with dropout_off(module), _stirred(module):
         try:
-            expected = [
+            alone = [
                 _explicit(module, loss, parameters, some_inputs[row : row + 1], some_labels[row : row + 1])
                 for row in range(_RECORDS)
             ]
             captured = capture(some_inputs, some_labels)
-            outputs = module(some_inputs).detach()
         except ModelError:
             raise
         except Exception as error:
@@ -142,14 +147,46 @@ def check_per_record(module: nn.Module, *, loss: Loss, inputs: Tensor, labels: T
                 "see docs/explanation/privacy.md for what a private module may contain"
             ) from error
     for name, value in parameters.items():
-        for row in range(_RECORDS):
+        for row, (_, expected) in enumerate(alone):
+            if not bool(torch.isfinite(expected[name]).all()):
+                raise ModelError(
+                    f"parameter {name!r}: the trial on synthetic records gave a gradient that isn't finite, which "
+                    "shows nothing; expected a finite loss for inputs that are standard normal"
+                )
             actual = captured[name][row] if name in captured else torch.zeros_like(value)
-            if not _close(actual, expected[row][name]):
+            if not _close(actual, expected[name]):
                 raise ModelError(
                     f"parameter {name!r}: the gradient captured for a record isn't that record's own; keep records "
                     "on the first dimension of every layer and don't use non-reentrant checkpointing"
                 )
-    _check_decoupled(loss, outputs, some_labels)
+    _check_decoupled(loss, torch.cat([outputs for outputs, _ in alone]), some_labels)
+
+
+def forget_gradients(parameters: Mapping[str, nn.Parameter]) -> None:
+    """Drop what an earlier backward pass left on the parameters."""
+    for value in parameters.values():
+        value.grad = None
+
+
+@contextmanager
+def _stirred(module: nn.Module) -> Iterator[None]:
+    """Hold what `module` trains, and what is frozen at zero, a fixed random distance from where it was."""
+    before = [
+        (value, value.detach().clone())
+        for value in module.parameters()
+        if value.requires_grad or (value.is_floating_point() and not bool(value.any()))
+    ]
+    generator = torch.Generator().manual_seed(1)
+    try:
+        with torch.no_grad():
+            for value, _ in before:
+                scale = 0.5 / math.sqrt(max(1, value[0].numel())) if value.ndim > 1 and len(value) else 0.1
+                value.add_((scale * torch.randn(value.shape, generator=generator)).to(value))
+        yield
+    finally:
+        with torch.no_grad():
+            for value, old in before:
+                value.copy_(old)
 
 
 def _check_decoupled(loss: Loss, outputs: Tensor, labels: Tensor) -> None:
@@ -176,21 +213,21 @@ def _label_variants(labels: Tensor) -> Iterator[Tensor]:
 
 def _explicit(
     module: nn.Module, loss: Loss, parameters: Mapping[str, nn.Parameter], inputs: Tensor, labels: Tensor
-) -> dict[str, Tensor]:
-    """Return the gradient of one record; by `backward`, since re-entrant checkpointing knows no other way."""
-    for value in parameters.values():
-        value.grad = None
-    record_losses(loss, module(inputs), labels).sum().backward()  # type: ignore[no-untyped-call]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return outputs and gradient of one record; by `backward`, as re-entrant checkpointing knows no other way."""
+    forget_gradients(parameters)
+    outputs = module(inputs)
+    record_losses(loss, outputs, labels).sum().backward()  # type: ignore[no-untyped-call]
     gradients = {}
     for name, value in parameters.items():
         gradients[name] = torch.zeros_like(value) if value.grad is None else value.grad.clone()
-        value.grad = None
-    return gradients
+    forget_gradients(parameters)
+    return outputs.detach(), gradients
 
 
 def _close(actual: Tensor, expected: Tensor) -> bool:
     scale = float(expected.detach().abs().amax()) if expected.numel() else 0.0
-    return torch.allclose(actual.float(), expected.float(), rtol=1e-3, atol=1e-4 * scale + 1e-7, equal_nan=True)
+    return torch.allclose(actual.float(), expected.float(), rtol=1e-3, atol=1e-4 * scale + 1e-7)
 
 
 def _synthetic(like: Tensor) -> Tensor:

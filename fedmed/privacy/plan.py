@@ -69,7 +69,7 @@ def merge(events: Sequence[Event]) -> tuple[Event, ...]:
     exactly into one with noise 1 / sqrt(sum of steps / noise^2). Distances add up too; the last event has their sum.
 
     >>> merge([Event(noise_multiplier=6.0, sample_rate=1.0, steps=1)] * 9)
-    (Event(noise_multiplier=2.0, sample_rate=1.0, steps=1),)
+    (Event(noise_multiplier=2.0, sample_rate=1.0, steps=1, distance=0.0),)
     """
     steps: dict[tuple[float, float], int] = defaultdict(int)
     for event in events:

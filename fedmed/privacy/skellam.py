@@ -81,8 +81,8 @@ def noise_units(*, clip_norm: float, noise_multiplier: float, unit: float, size:
         unit: How many units of the ring a 1 of the sum becomes.
         size: Coordinates.
 
-    >>> noise_units(clip_norm=1.0, noise_multiplier=2.0, unit=1e4, size=100).deviation
-    20020.00002
+    >>> round(noise_units(clip_norm=1.0, noise_multiplier=2.0, unit=1e4, size=100).deviation)
+    20020
     """
     sensitivity = unit * clip_norm * (1 + 1e-9) + math.sqrt(size)
     return NoiseUnits(sensitivity=sensitivity, deviation=noise_multiplier * sensitivity, size=size)

@@ -102,5 +102,12 @@ class RunConsole:
                 highlight=False,
                 soft_wrap=True,
             )
+        if summary.aggregation.rounding_error is not None:
+            out.print(
+                f"Secure aggregation in a ring of {summary.aggregation.bits} bits: rounding moves a coordinate of a"
+                f" round's mean by at most {summary.aggregation.rounding_error:.1e}",
+                highlight=False,
+                soft_wrap=True,
+            )
         for warning in summary.warnings:
             out.print(f"WARNING: {warning}", style="bold", highlight=False, soft_wrap=True)

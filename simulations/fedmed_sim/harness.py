@@ -34,6 +34,7 @@ from fedmed.learning.ewc import Knowledge, knowledge_to_bytes
 from fedmed.models import Layout, attach_adapter, folder_digest, load_module
 from fedmed.privacy.engine import PrvAccountant
 from fedmed.records import Plan, canonical_json, digest
+from fedmed.secagg.masking import error_bound
 from fedmed.secagg.roster import Roster
 from fedmed_server.result import StudyResult, load_knowledge, load_result
 from fedmed_server.server_app import PLAN_DIGEST_KEY, PLAN_KEY, build_server_app
@@ -176,18 +177,30 @@ class Simulation:
                 noise_multiplier=plan.privacy.noise_multiplier,
             ),
             ewc=self._ewc(plans, names),
-            aggregation=AggregationSummary(
-                kind=plan.aggregation.kind,
-                secure=secure,
-                bytes_up=sum(result.bytes_up for result in results),
-                bytes_down=sum(result.bytes_down for result in results),
-            ),
+            aggregation=self._aggregation(plan, results, names),
             leaks=leaks,
             seconds={phase: round(seconds, 3) for phase, seconds in self._seconds.items()},
             warnings=warnings_of(plans, results, secure=secure),
         )
         write_atomic(self._folder.summary, msgspec.json.format(canonical_json(summary), indent=2), mode=0o644)
         return summary
+
+    def _aggregation(self, plan: Plan, results: Sequence[StudyResult], names: Sequence[str]) -> AggregationSummary:
+        secure = plan.aggregation.kind != "insecure"
+        found = AggregationSummary(
+            kind=plan.aggregation.kind,
+            secure=secure,
+            bytes_up=sum(result.bytes_up for result in results),
+            bytes_down=sum(result.bytes_down for result in results),
+        )
+        if not secure:
+            return found
+        policy = read_roster(self._folder).policy
+        segment = next(segment for segment in policy.segments if segment.name == "delta")
+        agents = [SiteAgent.open(self._folder.sites / name) for name in names]
+        records = sum(len(agent.datasets.load(plan.data, "train").labels) for agent in agents)
+        bound = error_bound(segment, sites=len(names), weight_sum=records / policy.max_weight)
+        return replace(found, bits=segment.bits, rounding_error=bound.maximum)
 
     def _ewc(self, plans: Sequence[Plan], names: Sequence[str]) -> EwcSummary | None:
         if len(plans) == 1:

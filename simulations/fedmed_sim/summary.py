@@ -57,12 +57,18 @@ class EwcSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AggregationSummary:
-    """How updates were aggregated and what it cost on the wire, over all studies."""
+    """How updates were aggregated and what it cost on the wire, over all studies.
+
+    `bits`, `rounding_error`: of the ring, and the most that rounding can move a coordinate of a round's mean
+    update when every site contributes; null without secure aggregation.
+    """
 
     kind: str
     secure: bool
     bytes_up: int
     bytes_down: int
+    bits: int | None = None
+    rounding_error: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

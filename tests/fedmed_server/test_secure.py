@@ -294,3 +294,34 @@ def test_shared_noise_is_refused_where_it_would_not_hold(consortium: Consortium,
     shared = replace(PRIVATE, trust_model="distributed", distance=1e-9)
     with pytest.raises(ValueError, match=r"privacy\.trust_model must be local"):
         consortium.plan(aggregation=changes.get("aggregation", SECURE), training=training, privacy=shared)
+
+
+def test_partial_participation(consortium: Consortium, tmp_path: Path) -> None:
+    """Three of four sites are invited each round, not always the same, and each round's sum is over just them."""
+    plan = consortium.plan(
+        aggregation=replace(SECURE, sites_per_round=3),
+        training=replace(consortium.plan().training, rounds=6),
+        continual=replace(consortium.plan().continual, release_fisher=False),
+    )
+    channel = consortium.channel(plan)
+    consortium.runner(plan, tmp_path / "state", channel=channel).run()
+    masked: dict[int, set[int]] = {}
+    for address, task, _ in channel.seen:
+        if task.action == "train.mask":
+            masked.setdefault(task.round, set()).add(address)
+    assert [len(sites) for sites in masked.values()] == [3] * 6
+    assert len({frozenset(sites) for sites in masked.values()}) > 1
+
+
+def test_a_ring_of_sixteen_bits_is_coarser_as_its_bound_says(consortium: Consortium, tmp_path: Path) -> None:
+    """Half the bytes: the model differs from the one in the clear by no more than the printed error, and by some."""
+    sign_in(consortium.homes, consortium.consortium_key, serial=2, bits=16)
+    sixteen = replace(consortium, roster=SiteAgent.open(consortium.homes[0]).membership.roster(now=datetime.now(UTC)))
+    training = replace(consortium.plan().training, rounds=1)
+    plain = model_of(consortium, tmp_path / "plain", training=training)
+    coarse = model_of(sixteen, tmp_path / "coarse", training=training, aggregation=SECURE)
+    records = sum(
+        len(SiteAgent.open(home).datasets.load(sixteen.plan().data, "train").labels) for home in sixteen.homes
+    )
+    apart = np.abs(coarse - plain).max()
+    assert 1e-5 < apart <= bound_of(sixteen, 1, records)
