@@ -220,7 +220,9 @@ def _on_mask(state: ClientState, request: MaskRequest, hand: _Hand) -> _Answer:
         upload=reply.upload,
         update_ids=update_ids,
     )
-    return replace(state, uploaded=uploaded), reply
+    # Noise that is shared covers one sum. Others may certify this upload without us, so it counts as spent from here.
+    spent = (*state.spent, *update_ids) if contribution.noise else state.spent
+    return replace(state, uploaded=uploaded, spent=spent), reply
 
 
 def _on_certify(state: ClientState, request: CertifyRequest, hand: _Hand) -> _Answer:
@@ -234,7 +236,7 @@ def _on_certify(state: ClientState, request: CertifyRequest, hand: _Hand) -> _An
     follower = replace(
         state,
         certified=Certified(survivors=survivors, h3=h3),
-        spent=(*state.spent, *uploaded.update_ids),
+        spent=(*state.spent, *(item for item in uploaded.update_ids if item not in state.spent)),
     )
     return follower, Certificate(turn=offer.turn, site=hand.site, signature=signature)
 

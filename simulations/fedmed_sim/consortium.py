@@ -11,7 +11,6 @@ What it does not do: keep the key safe; a real one is made by `fedmed consortium
 """
 
 import math
-import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -21,6 +20,7 @@ from fedmed.files import write_atomic
 from fedmed.secagg.roster import Roster, RosterEntry, sign_roster
 from fedmed.secagg.roster_file import open_roster, roster_to_bytes
 from fedmed_sim.folder import RunFolder
+from fedmed_sim.preparation import key_entropy
 from fedmed_sim.settings import SimulationSettings, views
 from fedmed_site.agent import SiteAgent
 
@@ -35,7 +35,7 @@ def found_consortium(settings: SimulationSettings, folder: RunFolder, names: Seq
     folder.coordinator.mkdir(parents=True, exist_ok=True)
     agents = {name: SiteAgent.open(folder.sites / name) for name in names}
     if not folder.consortium_key.is_file():
-        write_atomic(folder.consortium_key, secrets.token_bytes(32))
+        write_atomic(folder.consortium_key, key_entropy(settings, "consortium")(32))
     key = Ed25519PrivateKey.from_private_bytes(folder.consortium_key.read_bytes())
     if not folder.roster.is_file():
         largest = max(_largest_weight(settings, agent) for agent in agents.values())

@@ -7,6 +7,7 @@ What it does not do: train.
 """
 
 import hashlib
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from fedmed.files import write_atomic
 from fedmed.learning.pretrain import pretrain_base
 from fedmed.models import Architecture, build_module, folder_digest, save_base
 from fedmed.records import canonical_json
+from fedmed.secagg.shamir import Entropy
+from fedmed_sim.entropy import SimulatedEntropy
 from fedmed_sim.folder import RunFolder
 from fedmed_sim.hospitals import write_hospitals
 from fedmed_sim.settings import SimulationSettings, views
@@ -47,7 +50,12 @@ def prepare_sites(settings: SimulationSettings, folder: RunFolder) -> tuple[str,
         source = locate(root, settings.data.schema, name)
         if not SiteHome(folder.sites / name).record_path.is_file():
             record = SiteRecord(name=name, policy=_policy(settings))
-            SiteHome.create(folder.sites / name, record, pseudonym_key=_pseudonym_key(settings, name, source))
+            SiteHome.create(
+                folder.sites / name,
+                record,
+                pseudonym_key=_pseudonym_key(settings, name, source),
+                entropy=key_entropy(settings, name),
+            )
         agent = SiteAgent.open(folder.sites / name)
         if not agent.datasets.holds(settings.data.name):
             reports[name] = agent.prepare(source, settings.data, DeidPolicy())
@@ -57,6 +65,13 @@ def prepare_sites(settings: SimulationSettings, folder: RunFolder) -> tuple[str,
     if len(reports) == len(names):
         write_atomic(folder.deidentification, canonical_json(reports), mode=0o644)
     return names
+
+
+def key_entropy(settings: SimulationSettings, name: str) -> Entropy:
+    """Return where the keys of a simulated party come from: the system, or the seed where a run must repeat."""
+    if settings.privacy.noise == "system":
+        return os.urandom
+    return SimulatedEntropy(settings.seed)(name, b"keys")
 
 
 def prepare_base(settings: SimulationSettings, folder: RunFolder, names: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ from fedmed.records import (
     AggregationSpec,
     ContinualSpec,
     DataSpec,
+    FisherKind,
     ModelSpec,
     NoiseSource,
     Normalisation,
@@ -51,10 +52,15 @@ class PlanSettings:
     consolidation: float
     fisher_clip_norm: float
     fisher_decay: float
+    penalty: float = 0.0
+    """Lambda of the pull to earlier studies at the sites, beside the coordinator's `consolidation`."""
+    fisher: FisherKind | None = None
+    """What importance is measured of; None chooses by the adapter's rule."""
 
     def __post_init__(self) -> None:
         self.training()
         require(self.consolidation >= 0, f"consolidation must be at least 0, got {self.consolidation}")
+        require(self.penalty >= 0, f"penalty must be at least 0, got {self.penalty}")
         require(self.fisher_clip_norm > 0, f"fisher_clip_norm must be above 0, got {self.fisher_clip_norm}")
         require(0 <= self.fisher_decay <= 1, f"fisher_decay must be in [0, 1], got {self.fisher_decay}")
 
@@ -268,7 +274,7 @@ class SharedNoise:
         release = noise_multiplier * settings.privacy.release_noise_ratio
         sums = [
             ("delta", settings.plan.learning_rate * settings.privacy.clip_norm, noise_multiplier, self.size),
-            ("fisher", settings.plan.fisher_clip_norm, release, self.size),
+            ("fisher", settings.plan.fisher_clip_norm, release, self._fisher_size(settings)),
             ("delta", 1.0, release, 2 * self.features + 1),
         ]
         segments = {segment.name: segment for segment in self.policy.segments}
@@ -282,6 +288,13 @@ class SharedNoise:
             for name, clip_norm, multiplier, size in sums
         )
         return min(0.999, float(f"{1.05 * found:.1e}"))
+
+    def _fisher_size(self, settings: SimulationSettings) -> int:
+        """Return how long Fisher information is; that of weights has two square ones for each block."""
+        if fisher_kind(settings) == "coordinates":
+            return self.size
+        model = settings.model
+        return self.size + 2 * model.depth * model.width * (model.width - model.lora_rank)
 
 
 def events(settings: SimulationSettings, noise_multiplier: float, *, distance: float = 0.0) -> list[Event]:
@@ -339,6 +352,11 @@ def privacy_spec(
     )
 
 
+def fisher_kind(settings: SimulationSettings) -> FisherKind:
+    """Return what importance is measured of: weights where factors change from round to round, else coordinates."""
+    return settings.plan.fisher or ("delta-w" if settings.model.refreshed else "coordinates")
+
+
 def plan_of(
     settings: SimulationSettings,
     index: int,
@@ -365,6 +383,8 @@ def plan_of(
             knowledge_digest=knowledge_digest,
             fisher_clip_norm=settings.plan.fisher_clip_norm,
             decay=settings.plan.fisher_decay,
+            penalty=settings.plan.penalty if index else 0.0,
+            fisher=fisher_kind(settings),
             earlier=all_views[:index],
         ),
     )
@@ -375,7 +395,7 @@ def without_consolidation(plan: Plan) -> Plan:
     return replace(
         plan,
         study=f"{plan.study} (naive)",
-        continual=replace(plan.continual, strength=0.0, release_fisher=False),
+        continual=replace(plan.continual, strength=0.0, penalty=0.0, release_fisher=False),
     )
 
 

@@ -123,6 +123,7 @@ class Participant:
         roster = self._membership.roster(now=self._now())
         entropy = self._entropy_of(self._name, task.message)
         state = self._restore()
+        _require_same_roster(state, message, roster)
         model = self._model(task, message, state, roster.policy)
         follower, reply = client.step(
             state,
@@ -201,12 +202,12 @@ class Participant:
         if state.dealt is None:
             raise ProtocolError("expected the sharing before the masking; start again with an offer")
         terms = _Terms(roster=roster, offer=state.advertised.offer, secret=state.dealt.rounding)
+        ours = state.uploaded.update_ids if state.uploaded else ()  # the same request again gets the same bytes
+        spent = frozenset(state.spent) - frozenset(ours)
         parts = []
         for kind in started.works:
             segment = next(item for item in roster.policy.segments if item.name == SEGMENTS[kind])
-            worked = work(
-                started.task(kind), partial(_is_spent, segment=segment, terms=terms, spent=frozenset(state.spent))
-            )
+            worked = work(started.task(kind), partial(_is_spent, segment=segment, terms=terms, spent=spent))
             parts.append(_part(worked, segment, terms, log_clipped))
         weight = max(part.weight for part in parts)
         merged = {name: value for part in parts for name, value in part.values.items()}
@@ -254,6 +255,13 @@ class _Terms:
         """How many honest sites add a share to whatever sum is certified, at least."""
         policy = self.roster.policy
         return policy.gate(self.offer.threshold) - policy.max_corrupt
+
+
+def _require_same_roster(state: ClientState, message: CoordinatorMessage, roster: Roster) -> None:
+    """Raise where the roster was replaced in the middle of an attempt: its policy is not the one that was agreed."""
+    begun = state.advertised is not None and not isinstance(message, Offer | Abort | Finish)
+    if begun and state.advertised is not None and state.advertised.offer.roster != roster.digest():
+        raise RefusedError("the roster was replaced in the middle of this attempt; retry with the next attempt")
 
 
 def _is_spent(stored: Stored, *, segment: Segment, terms: _Terms, spent: frozenset[bytes]) -> bool:

@@ -13,16 +13,19 @@ What it does not do: decide whether a question may be answered at all.
 """
 
 import contextlib
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedmed.errors import RefusedError
+from fedmed.errors import IntegrityError, RefusedError
 from fedmed.exchange import Answer, Task, answer_from_bytes, answer_to_bytes
 from fedmed.files import write_atomic
 
 KEPT_ROUNDS = 2
 _DIGEST_CHARACTERS = 64
 _EDITION_BYTES = 4
+HEAD_BYTES = _DIGEST_CHARACTERS + _EDITION_BYTES + hashlib.sha256().digest_size
+"""Before a stored answer stand the task's digest, the edition, and a hash of both; the answer has its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,19 +52,17 @@ class ReplyStore:
         if not path.is_file():
             return None
         data = path.read_bytes()
-        head = _DIGEST_CHARACTERS + _EDITION_BYTES
-        asked = data[:_DIGEST_CHARACTERS].decode("ascii", "replace")
+        asked, edition = _head_of(data)
         if asked != task.digest():
             raise RefusedError(f"round {task.round} of {task.action} was already answered for another model")
-        edition = int.from_bytes(data[_DIGEST_CHARACTERS:head], "big")
-        return Stored(answer=answer_from_bytes(data[head:]), edition=edition)
+        return Stored(answer=answer_from_bytes(data[HEAD_BYTES:]), edition=edition)
 
     def keep(self, task: Task, answer: Answer, *, edition: int = 0) -> None:
         """Store `answer` durably; call this before it is sent."""
         path = self._path(task)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         head = task.digest().encode() + edition.to_bytes(_EDITION_BYTES, "big")
-        write_atomic(path, head + answer_to_bytes(answer))
+        write_atomic(path, head + hashlib.sha256(head).digest() + answer_to_bytes(answer))
         if task.round >= KEPT_ROUNDS:
             with contextlib.suppress(FileNotFoundError):
                 self._path_of(task, task.round - KEPT_ROUNDS).unlink()
@@ -71,6 +72,18 @@ class ReplyStore:
 
     def _path_of(self, task: Task, number: int) -> Path:
         return self._folder / task.plan_digest / f"{task.action}-{number:06d}.reply"
+
+
+def _head_of(data: bytes) -> tuple[str, int]:
+    """Return the task's digest and the edition before a stored answer.
+
+    Raises:
+        IntegrityError: They were changed or cut.
+    """
+    named = _DIGEST_CHARACTERS + _EDITION_BYTES
+    if len(data) < HEAD_BYTES or hashlib.sha256(data[:named]).digest() != data[named:HEAD_BYTES]:
+        raise IntegrityError("expected a stored answer, got damaged bytes; restore the folder from a backup")
+    return data[:_DIGEST_CHARACTERS].decode("ascii", "replace"), int.from_bytes(data[_DIGEST_CHARACTERS:named], "big")
 
 
 def charge_id(task: Task, edition: int) -> str:

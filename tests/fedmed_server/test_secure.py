@@ -13,13 +13,14 @@ from federation import PRIVATE, SECURE, Consortium, build_consortium, sign_in, t
 
 from fedmed.errors import SiteFailureError
 from fedmed.exchange import Answer, Task, answer_from_bytes
-from fedmed.records import OptimiserSpec, digest
+from fedmed.records import OptimiserSpec, TrustModel, digest
 from fedmed.secagg import masking, parcels
 from fedmed.secagg.messages import Masked
 from fedmed_server.checkpoint import load_progress
 from fedmed_sim.entropy import SimulatedEntropy
 from fedmed_site.agent import SiteAgent
 from fedmed_site.home import SiteHome
+from fedmed_site.replies import HEAD_BYTES
 
 PHASES = ("query.offer", "train.share", "train.mask", "query.certify", "query.unmask")
 
@@ -93,7 +94,7 @@ def test_no_message_holds_an_update_a_weight_or_a_count(consortium: Consortium, 
             stored = SiteHome(channel.homes[address]).replies / digest(plan) / f"train.fit-{earlier.round:06d}.reply"
             if not stored.is_file():
                 continue
-            mean = answer_from_bytes(stored.read_bytes()[68:]).arrays["mean"]
+            mean = answer_from_bytes(stored.read_bytes()[HEAD_BYTES:]).arrays["mean"]
             ring = np.frombuffer(message.payload[0], dtype="<u4")
             clear = np.round(mean * 2.0**22).astype(np.int64).astype(np.uint32)
             assert not set(ring.tolist()) & set(clear.tolist())
@@ -325,3 +326,41 @@ def test_a_ring_of_sixteen_bits_is_coarser_as_its_bound_says(consortium: Consort
     )
     apart = np.abs(coarse - plain).max()
     assert 1e-5 < apart <= bound_of(sixteen, 1, records)
+
+
+@pytest.mark.parametrize("trust", ["local", "distributed"])
+def test_an_upload_that_others_certified_is_not_noised_twice_under_one_charge(
+    consortium: Consortium, tmp_path: Path, trust: TrustModel
+) -> None:
+    """A coordinator that keeps the certification from one site can unmask its upload all the same.
+
+    With noise of its own, what the site offers next time is the same noisy vector and costs nothing; with shared
+    noise it is another draw over the same records, so it is charged again.
+    """
+    plan = consortium.plan(
+        aggregation=SECURE,
+        training=replace(consortium.plan().training, local_steps=1),
+        privacy=replace(PRIVATE, trust_model=trust, distance=1e-9 if trust == "distributed" else 0.0),
+    )
+    channel = consortium.channel(plan)
+    again = []
+
+    def hide(address: int, task: Task) -> None:
+        if task.action == "query.certify" and task.round == 0 and not again:
+            channel.silent = {0}
+        elif task.action == "query.unmask" and task.round == 0 and address == 1 and not again:
+            again.append(True)
+            channel.silent = set()
+            raise KeyboardInterrupt
+
+    channel.before = hide
+    with suppress(KeyboardInterrupt):
+        consortium.runner(plan, tmp_path / "first", channel=channel).run()
+    (tmp_path / "first" / "secagg" / "attempt.json").unlink()
+    channel.before = lambda _address, _task: None
+    runner = consortium.runner(plan, tmp_path / "first", channel=channel)
+    runner._aggregator._next_attempt = lambda asked: 1 if asked.number == 0 else 0
+    runner.run()
+    ledger = SiteAgent.open(consortium.homes[0]).ledger("tiny")
+    charges = [str(entry.body.get("charge_id", "")) for entry in ledger._log.entries() if entry.kind == "charged"]
+    assert sum("train.fit/0" in charge for charge in charges) == (2 if trust == "distributed" else 1)

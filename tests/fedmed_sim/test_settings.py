@@ -4,21 +4,24 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from federation import build_consortium, tiny_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedmed.errors import ConfigError
 from fedmed.privacy.engine import PrvAccountant
 from fedmed.privacy.plan import Event, merge
-from fedmed.records import AggregationSpec, ModelSpec, Normalisation, PrivacySpec, canonical_json, decode, digest
+from fedmed.records import ModelSpec, Normalisation, OptimiserSpec, PrivacySpec, canonical_json, decode, digest
 from fedmed_server.result import load_knowledge
 from fedmed_sim.settings import (
     PlanSettings,
     PrivacySettings,
     Scenario,
+    SecaggSettings,
+    SharedNoise,
     SimulationSettings,
     StudySettings,
     events,
@@ -47,6 +50,7 @@ SETTINGS = SimulationSettings(
         learning_rate=0.5,
         momentum=0.0,
         average_from=1.0,
+        proximal=0.0,
         normalisation="public",
         consolidation=4.0,
         fisher_clip_norm=0.25,
@@ -58,7 +62,19 @@ SETTINGS = SimulationSettings(
     privacy=PrivacySettings(
         trust_model="local", epsilon=8.0, delta=1e-5, clip_norm=1.0, release_noise_ratio=3.0, noise="system"
     ),
-    secagg=AggregationSpec(kind="insecure"),
+    secagg=SecaggSettings(
+        kind="insecure",
+        min_sites=2,
+        sites_per_round=None,
+        attempts=3,
+        round_timeout_s=600.0,
+        phase_timeout_s=120.0,
+        max_corrupt=0,
+        max_weight=None,
+        bits=32,
+        clip=4.0,
+    ),
+    optimiser=OptimiserSpec(),
 )
 
 
@@ -194,7 +210,7 @@ def test_a_plan_says_everything_that_was_set():
     assert first.data.schema_digest == SETTINGS.data.schema.digest
     assert (first.seed, first.base_digest, first.privacy) == (5, "1" * 64, privacy)
     assert (first.training, first.model, first.aggregation) == (
-        SETTINGS.plan.training(), SETTINGS.model, SETTINGS.secagg,
+        SETTINGS.plan.training(), SETTINGS.model, SETTINGS.secagg.spec(),
     )  # fmt: skip
     assert digest(first) != digest(second)
 
@@ -257,3 +273,42 @@ def test_an_impossible_decay_is_found_before_anything_runs():
     """Like every other number of the plan."""
     with pytest.raises(ValueError, match="decay"):
         changed(plan__fisher_decay=1.5)
+
+
+@pytest.mark.parametrize("bits", [16, 32])
+@pytest.mark.parametrize("sites", [3, 5, 7])
+def test_the_rosters_policy_has_room_for_every_site(bits: Literal[16, 32], sites: int):
+    """The finest rounding whose sums can't wrap, with half of the ring left free where noise is shared."""
+    secagg = replace(SETTINGS.secagg, kind="secure", min_sites=3, bits=bits)
+    for shared in (False, True):
+        policy = secagg.policy(sites=sites, max_weight=512.0, shared_noise=shared)
+        for segment in policy.segments:
+            assert segment.has_headroom(2 * sites if shared and segment.name != "aux" else sites)
+        delta = policy.segments[0]
+        finer = replace(delta, fraction_bits=delta.fraction_bits + 1)
+        assert not finer.has_headroom(2 * sites if shared else sites)
+
+
+def test_a_ring_too_small_for_the_sites_is_refused():
+    """In one line that names the key and the cure."""
+    secagg = replace(SETTINGS.secagg, kind="secure", min_sites=3, bits=16, clip=400.0)
+    with pytest.raises(ConfigError, match=r"secagg\.bits: a ring of 16 bits has no room for 100 sites"):
+        secagg.policy(sites=100, max_weight=512.0)
+
+
+def test_shared_noise_costs_what_its_distance_costs():
+    """The noise that the planner finds for a coarse ring is no smaller than for a fine one, and both keep the budget."""
+    privacy = replace(SETTINGS.privacy, trust_model="distributed")
+    plan_settings = replace(SETTINGS.plan, local_steps=1, sample_rate=1.0)
+    secagg = replace(SETTINGS.secagg, kind="secure", min_sites=3)
+    settings = replace(SETTINGS, privacy=privacy, plan=plan_settings, secagg=secagg)
+    found = []
+    for max_weight in (2.0**8, 2.0**14):
+        policy = secagg.policy(sites=4, max_weight=max_weight, shared_noise=True)
+        shared = SharedNoise(policy=policy, size=10, features=3)
+        spec = privacy_spec(settings, PrvAccountant(), shared=shared)
+        charged = events(settings, spec.noise_multiplier, distance=spec.distance)
+        assert PrvAccountant().epsilon(charged, 1e-5) <= 8.0
+        found.append((spec.noise_multiplier, spec.distance))
+    assert found[0][1] < found[1][1]
+    assert found[0][0] <= found[1][0]

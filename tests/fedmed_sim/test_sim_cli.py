@@ -85,7 +85,9 @@ def test_the_summary_keeps_its_promise(finished: Path) -> None:
     assert summary["privacy"]["trust_model"] == "local"
     assert all(0 < spent <= 8.0 for spent in summary["privacy"]["epsilon"].values())
     assert {"study1_before", "study1_after_naive", "study1_after_ewc"} <= set(summary["ewc"])
-    assert summary["aggregation"]["kind"] == "insecure"
+    assert summary["aggregation"]["kind"] == "secure"
+    assert summary["aggregation"]["bits"] == 32
+    assert 0 < summary["aggregation"]["rounding_error"] < 1e-4
     assert summary["aggregation"]["bytes_up"] > 0 < summary["aggregation"]["bytes_down"]
     assert {"prepare", "study-1", "what-if", "study-2"} <= set(summary["seconds"])
 
@@ -107,18 +109,18 @@ def test_nothing_planted_reaches_the_coordinator(finished: Path) -> None:
 
 def test_a_leak_in_a_message_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a site's answer carried one patient's phone number, the run's summary would say so."""
-    from fedmed.exchange import Answer, Task  # noqa: PLC0415  only this test forges an answer
+    from fedmed.exchange import Answer  # noqa: PLC0415  only this test forges an answer
     from fedmed.records import Plan  # noqa: PLC0415  likewise
-    from fedmed_site.agent import SiteAgent  # noqa: PLC0415  likewise
+    from fedmed_site.training import Trainer  # noqa: PLC0415  likewise
 
-    original = SiteAgent._describe
+    original = Trainer.describe
 
-    def leak(self: SiteAgent, plan: Plan, task: Task) -> Answer:
+    def leak(self: Trainer, plan: Plan) -> Answer:
         planted = json.loads((next(tmp_path.iterdir()) / "hospitals" / "planted.json").read_text())
-        honest = original(self, plan, task)
+        honest = original(self, plan)
         return Answer(site=honest.site, facts={**honest.facts, "contact": planted[0]})
 
-    monkeypatch.setattr(SiteAgent, "_describe", leak)
+    monkeypatch.setattr(Trainer, "describe", leak)
     assert result_leaks(run(tmp_path, *SMALL)) > 0
 
 

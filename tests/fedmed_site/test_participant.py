@@ -210,6 +210,17 @@ def test_an_older_roster_does_not_replace_a_later_one(consortium: Consortium) ->
         membership.renew(first, now=now)
 
 
+def test_a_roster_replaced_in_the_middle_of_an_attempt_ends_it(consortium: Consortium) -> None:
+    """What was agreed under one policy is not gone on with under another."""
+    plan = secure_plan(consortium)
+    asked = start_of(plan)
+    offer = offer_of(consortium, asked)
+    assert isinstance(ask(consortium, plan, task_of(asked, offer)), Answer)
+    sign_in(consortium.homes, consortium.consortium_key, serial=2)
+    later = MaskRequest(turn=offer.turn, headers=(), boxes=())
+    assert "replaced in the middle" in reason_of(ask(consortium, plan, task_of(asked, later, action="train.mask")))
+
+
 def test_another_consortiums_key_is_not_pinned_over_the_first(consortium: Consortium) -> None:
     """A site that belongs to a consortium leaves it before it joins another."""
     membership = SiteAgent.open(consortium.homes[0]).membership
