@@ -1,4 +1,4 @@
-"""How the updates of many sites become one.
+"""How the updates of many sites become one, and how a product of factors is written anew.
 
 Why it exists: weighting and LoRA rules are arithmetic over arrays; whether the
 terms were visible (insecure) or only their sum (secure) is another matter.
@@ -22,6 +22,9 @@ EXACT_RULES: dict[tuple[Adapter, LoraRule], bool] = {
     ("full", "fedit"): True,
     ("lora", "ffa"): True,
     ("lora", "fedit"): False,
+    ("lora", "rolora"): True,
+    ("lora", "fedsvd"): True,
+    ("lora", "mr-mtl"): True,
 }
 """Whether the mean of what is sent equals the mean of what it stands for, by adapter and rule."""
 
@@ -79,3 +82,31 @@ class RunningSum:
         if self.contributions == 0:
             raise SiteFailureError("expected at least one update to aggregate, got none")
         return self.vector / self.weight
+
+
+def refactored(b: NDArray[np.floating], a: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return factors of the same product `b @ a`, of which the second has orthonormal rows.
+
+    They are the singular values and vectors of the product (FedSVD, Lee et al. 2025), found through two small QR
+    decompositions: the product itself is never formed. Where `a` has orthonormal rows already, the new ones span
+    the same space: the refresh is then a rotation.
+
+    Args:
+        b: Shape `[out, rank]`.
+        a: Shape `[rank, in]`, of full rank.
+
+    Returns:
+        `U S` of shape `[out, rank]` and `V^T` of shape `[rank, in]`, with singular values in falling order. Each row
+        of the second has its largest entry above zero, so that equal products have equal factors.
+
+    >>> b, a = refactored(np.array([[1.0], [1.0]]), np.array([[0.0, 3.0]]))
+    >>> (b @ a).round(6).tolist(), (a @ a.T).round(6).tolist()
+    ([[0.0, 3.0], [0.0, 3.0]], [[1.0]])
+    """
+    left, upper = np.linalg.qr(b.astype(np.float64))
+    rows, lower = np.linalg.qr(a.astype(np.float64).T)
+    u, singular, vt = np.linalg.svd(upper @ lower.T)
+    new_a = vt @ rows.T
+    largest = np.abs(new_a).argmax(axis=1)
+    signs = np.where(new_a[np.arange(len(new_a)), largest] < 0, -1.0, 1.0)
+    return left @ (u * singular) * signs, new_a * signs[:, None]

@@ -33,7 +33,8 @@ Record = TypeVar("Record")
 
 Family = Literal["linear", "mlp", "tabular-transformer"]
 Adapter = Literal["full", "lora"]
-LoraRule = Literal["ffa", "fedit"]
+LoraRule = Literal["ffa", "fedit", "rolora", "fedsvd", "mr-mtl", "flora"]
+FisherKind = Literal["coordinates", "delta-w"]
 Normalisation = Literal["public", "site", "federated"]
 TrustModel = Literal["none", "local", "distributed"]
 NoiseSource = Literal["system", "simulated-seed"]
@@ -204,8 +205,22 @@ class ModelSpec:
     lora_rank: int = 4
     lora_alpha: float = 8.0
     lora_rule: LoraRule = "ffa"
+    """What of the adapter is trained and how updates become one; see `fedmed.models.lora`."""
 
     def __post_init__(self) -> None:
+        require(
+            self.lora_rule != "flora",
+            "lora_rule must not be flora: stacking needs the factors of every site, and a secure sum hides them;"
+            " fedsvd is as exact",
+        )
+        require(
+            self.adapter == "lora" or self.lora_rule not in ("rolora", "fedsvd"),
+            f"lora_rule must be ffa, fedit or mr-mtl where the whole model is trained, got {self.lora_rule}",
+        )
+        require(
+            self.lora_rule != "fedsvd" or self.lora_rank <= self.width,
+            f"lora_rank must be at most width with fedsvd, got {self.lora_rank} and {self.width}",
+        )
         for name in ("width", "depth", "heads", "lora_rank"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         require(0 < self.lora_alpha < math.inf, f"lora_alpha must be above 0, got {self.lora_alpha}")
@@ -214,6 +229,16 @@ class ModelSpec:
             self.adapter == "full" or self.family == "tabular-transformer",
             f"adapter=lora needs attention to adapt: use model=tabular_transformer, or adapter=full with {self.family}",
         )
+
+    @property
+    def refreshed(self) -> bool:
+        """Whether the factors that are frozen in a round differ from round to round and travel with it."""
+        return self.lora_rule in ("rolora", "fedsvd")
+
+    @property
+    def personal(self) -> bool:
+        """Whether each site keeps a model of its own, which is pulled to the mean."""
+        return self.lora_rule == "mr-mtl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +253,10 @@ class TrainingSpec:
     average_from: float = 1.0
     """Fraction of the rounds after which the released model is the mean of the iterates; 1 = the last iterate."""
     proximal: float = 0.0
-    """Mu of FedProx (Li et al. 2020), a pull towards the round's model that is added after the noise; 0 = off."""
+    """Mu of FedProx (Li et al. 2020), a pull towards the round's model that is added after the noise; 0 = off.
+
+    With `lora_rule=mr-mtl` it is that rule's lambda, the pull of each site's own model to the mean.
+    """
 
     def __post_init__(self) -> None:
         require(self.rounds >= 1, f"rounds must be at least 1, got {self.rounds}")
@@ -241,6 +269,11 @@ class TrainingSpec:
         require(0 <= self.momentum < 1, f"momentum must be in [0, 1), got {self.momentum}")
         require(0 <= self.average_from <= 1, f"average_from must be in [0, 1], got {self.average_from}")
         require(0 <= self.proximal < math.inf, f"proximal must be at least 0, got {self.proximal}")
+        require(
+            self.proximal * self.learning_rate < 2,
+            f"proximal must be below 2 / learning_rate, else its steps overshoot, got {self.proximal} at"
+            f" {self.learning_rate}",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -349,7 +382,8 @@ class OptimiserSpec:
 class ContinualSpec:
     """Elastic weight consolidation (Kirkpatrick et al. 2017) against the previous study.
 
-    `strength` is lambda of the coordinator's closed form; 0 switches consolidation off.
+    `strength` is lambda of the coordinator's closed form, `penalty` that of the pull at the sites, which is
+    added after clip and noise; 0 switches either off.
     `release_fisher` asks the sites for this study's Fisher diagonal at its end.
     `knowledge_digest` names what earlier studies left behind, or None for a first study.
     """
@@ -359,6 +393,9 @@ class ContinualSpec:
     knowledge_digest: str | None = None
     fisher_clip_norm: float = 1.0
     decay: float = 1.0
+    penalty: float = 0.0
+    fisher: FisherKind = "coordinates"
+    """Importance of each trained coordinate, or of each entry of an adapted layer's weight (`delta-w`)."""
     earlier: tuple[DataSpec, ...] = ()
     """Views of the studies before this one, on which sites also evaluate the released model."""
 
@@ -366,6 +403,7 @@ class ContinualSpec:
         require(0 <= self.strength < math.inf, f"strength must be at least 0, got {self.strength}")
         require(0 < self.fisher_clip_norm < math.inf, f"fisher_clip_norm must be above 0, got {self.fisher_clip_norm}")
         require(0 <= self.decay <= 1, f"decay must be in [0, 1], got {self.decay}")
+        require(0 <= self.penalty < math.inf, f"penalty must be at least 0, got {self.penalty}")
         if self.knowledge_digest is not None:
             require_digest("knowledge_digest", self.knowledge_digest)
 
@@ -393,6 +431,15 @@ class Plan:
         require_digest("base_digest", self.base_digest)
         if self.privacy.trust_model == "distributed":
             self._require_one_clipped_sum()
+        if self.model.refreshed:
+            self._require_no_memory_of_coordinates()
+        if self.model.personal:
+            self._require_a_pull()
+        if self.continual.fisher == "delta-w":
+            require(
+                self.model.adapter == "lora" and self.model.lora_rule != "fedit",
+                "continual.fisher must be coordinates unless one factor of an adapter is trained at a time",
+            )
 
     def _require_one_clipped_sum(self) -> None:
         """Raise unless each round releases one clipped sum through secure aggregation, where shared noise is valid."""
@@ -405,4 +452,35 @@ class Plan:
             steps == 1 and rate == 1,
             "privacy.trust_model must be local for several or sampled local steps (plan=fedsgd has one full step),"
             f" got local_steps {steps} and sample_rate {rate}",
+        )
+
+    def _require_no_memory_of_coordinates(self) -> None:
+        """Raise if anything but the product of the factors is remembered from round to round."""
+        rule, continual = self.model.lora_rule, self.continual
+        require(
+            self.optimiser.kind == "fedavg",
+            f"optimiser.kind must be fedavg with lora_rule {rule}: moments of one round's coordinates mean nothing"
+            f" in the next, got {self.optimiser.kind}",
+        )
+        require(
+            self.training.average_from == 1,
+            f"training.average_from must be 1 with lora_rule {rule}: iterates of different coordinates have no mean,"
+            f" got {self.training.average_from}",
+        )
+        remembers = continual.release_fisher or continual.strength > 0 or continual.penalty > 0
+        require(
+            continual.fisher == "delta-w" or not remembers,
+            f"continual.fisher must be delta-w with lora_rule {rule}: coordinates of the factors change",
+        )
+
+    def _require_a_pull(self) -> None:
+        """Raise unless personal models are pulled to the mean and noised at the site that keeps them."""
+        require(
+            self.training.proximal > 0,
+            "training.proximal must be above 0 with lora_rule mr-mtl: it is the pull to the mean",
+        )
+        require(
+            self.privacy.trust_model != "distributed",
+            "privacy.trust_model must be local with lora_rule mr-mtl: a model that stays at its site has no shared"
+            " noise",
         )

@@ -210,7 +210,12 @@ def build_consortium(root: Path, *, sites: int = 3, rows: int = 160, cap_epsilon
     cohorts = [AllowedView(schema="tiny", target="ill", cohort_column="ward", cohort=(ward,)) for ward in WARDS]
     views = (AllowedView(schema="tiny", target="ill"), *cohorts)
     policy = SitePolicy(
-        cap_epsilon=cap_epsilon, delta=1e-5, views=views, allow_simulated_noise=True, allow_insecure_aggregation=True
+        cap_epsilon=cap_epsilon,
+        delta=1e-5,
+        views=views,
+        allow_simulated_noise=True,
+        allow_insecure_aggregation=True,
+        allow_shared_noise=True,
     )
     homes, patients = [], []
     for index in range(sites):

@@ -1,6 +1,8 @@
 """The documentation says what the code does: links, commands, keys and fields are checked against it."""
 
+import argparse
 import dataclasses
+import importlib
 import re
 import shlex
 import types
@@ -13,9 +15,11 @@ from typing import Any
 
 import msgspec
 import pytest
+import yaml
 
 from fedmed import config
 from fedmed.records import Plan
+from fedmed.secagg import client, server
 from fedmed_sim.settings import SimulationSettings
 from fedmed_sim.summary import Summary
 
@@ -54,6 +58,15 @@ def _commands() -> dict[str, str]:
                 if command.startswith("fedmed "):
                     found.setdefault(shlex.join(shlex.split(command, comments=True)), _name(page))
     return found
+
+
+def _parser_of(command: str) -> argparse.ArgumentParser:
+    """Return the parser of a command that does not go through Hydra."""
+    (entry,) = entry_points(group="fedmed.commands", name=command)
+    module = importlib.import_module(entry.module)
+    parser = module.parser_of(command) if hasattr(module, "parser_of") else module._parser()
+    assert isinstance(parser, argparse.ArgumentParser)
+    return parser
 
 
 def _first_cells(page: Path) -> list[str]:
@@ -111,6 +124,9 @@ def test_commands_parse(command: str) -> None:
     words = shlex.split(command)[1:]
     assert words[0] in {entry.name for entry in entry_points(group="fedmed.commands")}, _commands()[command]
     arguments = words[1:]
+    if words[0] != "simulate":
+        assert callable(_parser_of(words[0]).parse_args(arguments).run)
+        return
     if any(word in _NOT_COMPOSED or word.startswith(("resume=", "hydra.searchpath=")) for word in arguments):
         return
     assert _composed(*arguments).version == 1
@@ -118,7 +134,7 @@ def test_commands_parse(command: str) -> None:
 
 def test_sweeps_name_keys_that_exist() -> None:
     """Each combination's first value of a documented sweep composes."""
-    sweeps = [command for command in _commands() if " -m " in command]
+    sweeps = [command for command in _commands() if command.startswith("fedmed simulate -m ")]
     assert sweeps
     for command in sweeps:
         words = [word for word in shlex.split(command)[2:] if word != "-m"]
@@ -147,21 +163,22 @@ def test_configuration_keys_are_documented() -> None:
 
 
 def test_group_options_are_documented() -> None:
-    """configuration.md lists every option of every group, and no other."""
+    """configuration.md lists every option of every group that a run is composed of, and no other."""
+    defaults = yaml.safe_load((ROOT / "conf/config.yaml").read_text())["defaults"]
+    groups = {name for entry in defaults if isinstance(entry, dict) for name in entry}
     options = {f"{path.parent.name}={path.stem}" for path in (ROOT / "conf").glob("*/*.yaml")}
+    options = {option for option in options if option.partition("=")[0] in groups}
     assert {key for key in _first_cells(CONFIGURATION) if "=" in key} == options
 
 
 def test_documented_defaults_are_the_defaults() -> None:
-    """A default of plan, model, privacy or secagg in configuration.md is the one that composes."""
+    """A default of plan, model, privacy, secagg or optimiser in configuration.md is the one that composes."""
     settings = msgspec.to_builtins(_composed())
     for line in CONFIGURATION.read_text().splitlines():
         cells = [cell.strip().strip("`") for cell in line.strip("|").split(" | ")]
         group, _, key = cells[0].strip(" `").partition(".")
-        if group in {"plan", "model", "privacy", "secagg"} and key in settings[group]:
-            expected = settings[group][key]
-            found = cells[2] if isinstance(expected, str) else type(expected)(cells[2])
-            assert found == expected, line
+        if group in {"plan", "model", "privacy", "secagg", "optimiser"} and key in settings[group]:
+            assert yaml.safe_load(cells[2]) == settings[group][key], line
 
 
 def test_summary_fields_are_documented() -> None:
@@ -180,6 +197,16 @@ def test_run_configuration_keys_are_documented() -> None:
     keys = [set(re.findall(r'^PLAN\w*_KEY = "([^"]+)"$', end.read_text(), re.MULTILINE)) for end in ends]
     assert keys[0] == keys[1] != set()
     assert keys[0] <= set(_first_cells(ROOT / "docs/reference/messages.md"))
+
+
+@pytest.mark.parametrize(("name", "diagram"), [("client", client.diagram()), ("server", server.diagram())])
+def test_diagrams_are_those_of_the_code(name: str, diagram: str) -> None:
+    """secure-aggregation.md holds, between its two markers, exactly the diagram that the state machine prints."""
+    page = (ROOT / "docs/explanation/secure-aggregation.md").read_text()
+    _, _, rest = page.partition(f"<!-- {name}:begin -->\n")
+    found, end, _ = rest.partition(f"<!-- {name}:end -->\n")
+    assert end
+    assert found == f"```mermaid\n{diagram}\n```\n"
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs/reference/results.md"], ids=_name)

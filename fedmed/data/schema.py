@@ -115,22 +115,36 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """How a column becomes a 0/1 label: a number `above` a bound, or a value among `one_of`.
+    """How a column becomes a label: a number `above` a bound, or a value among `one_of`.
 
-    `classes` names label 0 and label 1.
+    `classes` names label 0 and label 1. With more than two classes, `one_of` lists the value of each, in their order.
     """
 
     name: str
     column: str
     above: float | None = None
     one_of: tuple[str, ...] = ()
-    classes: tuple[str, str] = ("no", "yes")
+    classes: tuple[str, ...] = ("no", "yes")
 
     def __post_init__(self) -> None:
         require(
             (self.above is None) == bool(self.one_of),
             f"target {self.name}: set above for a number, or one_of for a category or binary, not both",
         )
+        require(
+            len(set(self.classes)) == len(self.classes) >= 2,
+            f"target {self.name}: classes names two or more different classes, got {len(self.classes)}",
+        )
+        require(
+            not self.multiclass or len(set(self.one_of)) == len(self.one_of) == len(self.classes),
+            f"target {self.name}: with {len(self.classes)} classes, one_of lists a different value for each,"
+            f" got {len(set(self.one_of))}",
+        )
+
+    @property
+    def multiclass(self) -> bool:
+        """Whether there are more than two classes, each of one value."""
+        return len(self.classes) > 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +250,21 @@ class SplitRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PooledFile:
+    """A publisher's one file of all sites; `column` says whose a row is.
+
+    The schema describes a site's own table, which a hospital has; only who plays every site
+    divides such a file (see `fedmed.data.pooled`), so it does not count in the schema's digest.
+    """
+
+    file: str
+    column: str
+
+    def __post_init__(self) -> None:
+        require(bool(self.file.strip()) and bool(self.column.strip()), "a pooled file needs its name and a column")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DataSet:
     """What one file of conf/data holds: a schema, where its files are here, and the split."""
 
@@ -243,6 +272,7 @@ class DataSet:
     schema: Schema
     split: SplitRule
     root: str | None = None
+    pooled: PooledFile | None = None
 
     def __post_init__(self) -> None:
         require(self.name == self.schema.name, f"name {self.name} and schema.name {self.schema.name} must be equal")
@@ -250,6 +280,10 @@ class DataSet:
             self.split.kind != "flamby" or self.schema.patient_key is None,
             "split flamby goes by rows and would put one patient on both sides; use hash where there is a patient key",
         )
+        require(
+            self.pooled is None or bool(self.schema.sites), "a pooled file is divided among the sites of the schema"
+        )
+        require(self.pooled is None or self.schema.header, "a pooled file is divided by a column, so it needs a header")
 
 
 def locate(root: Path, schema: Schema, site: str) -> Path:

@@ -143,9 +143,12 @@ def _vouched_table(path: Path, schema: Schema, log: ChainLog) -> pl.DataFrame:
 
 
 def _labels(values: pl.Series, target: Target, column: Column) -> pl.Series:
-    """Return 0 or 1 per row, null where the target is missing."""
+    """Return the class of each row, null where the target is missing."""
     if target.above is not None:
         return (values > target.above).cast(pl.Int8)
+    if target.multiclass:
+        places = {value: place for place, value in enumerate(target.one_of)}
+        return values.replace_strict(places, default=None, return_dtype=pl.Int8)
     if column.kind == "binary":  # stored as the position of its value
         return values.is_in([column.values.index(value) for value in target.one_of]).cast(pl.Int8)
     return values.is_in(list(target.one_of)).cast(pl.Int8)

@@ -10,6 +10,7 @@ Rules:
     * The coordinator applies the closed form after aggregation:
       theta = (theta_agg + lambda F anchor) / (1 + lambda F).
     * Across studies the Fisher is one decayed sum (online EWC, Schwarz et al. 2018).
+    * Importance may belong to the entries of adapted weights instead of to coordinates; see `weights`.
 
 What it does not do: add the penalty inside a private loss, where clipping would
 swallow it (see docs/explanation/sharp-edges.md).
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmed.errors import IntegrityError
-from fedmed.records import require
+from fedmed.records import FisherKind, require
 from fedmed.tensors import pack, unpack
 
 Vector = NDArray[np.float64]
@@ -30,14 +31,22 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Knowledge:
-    """What earlier studies left behind: an anchor and its Fisher diagonal, both of shape `[size]`."""
+    """What earlier studies left behind."""
 
     anchor: Vector
+    """The released model, shape `[size]`."""
     fisher: Vector
+    """Fisher diagonal: of the coordinates, shape `[size]`, or of the weights that adapters change (see `kind`)."""
+    frozen: Vector | None = None
+    """The adapter's frozen factors that `anchor` goes with; None without an adapter."""
+    kind: FisherKind = "coordinates"
 
     def __post_init__(self) -> None:
-        require(self.anchor.ndim == 1 and self.anchor.shape == self.fisher.shape, "anchor and fisher differ in shape")
+        require(self.anchor.ndim == 1 and self.fisher.ndim == 1, "anchor and fisher must be vectors")
+        same = self.anchor.shape == self.fisher.shape
+        require(same or self.kind != "coordinates", "anchor and fisher differ in shape")
         require(bool(np.isfinite(self.anchor).all()), "anchor must be finite")
+        require(self.frozen is None or bool(np.isfinite(self.frozen).all()), "frozen must be finite")
         require(bool(np.isfinite(self.fisher).all() and (self.fisher >= 0).all()), "fisher must be finite, at least 0")
 
 
@@ -69,15 +78,24 @@ def fisher_from_sum(noisy_sum: Vector, total_weight: float) -> Vector:
     return np.maximum(noisy_sum / total_weight, 0.0)
 
 
-def accumulate(previous: Knowledge | None, *, anchor: Vector, fisher: Vector, decay: float) -> Knowledge:
+def accumulate(
+    previous: Knowledge | None,
+    *,
+    anchor: Vector,
+    fisher: Vector,
+    decay: float,
+    frozen: Vector | None = None,
+    kind: FisherKind = "coordinates",
+) -> Knowledge:
     """Return the knowledge after a study: its own anchor, and its Fisher on top of the decayed earlier one."""
     earlier = 0.0 if previous is None else decay * previous.fisher
-    return Knowledge(anchor=anchor, fisher=fisher + earlier)
+    return Knowledge(anchor=anchor, fisher=fisher + earlier, frozen=frozen, kind=kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Head:
     version: int = 1
+    kind: FisherKind = "coordinates"
 
     def __post_init__(self) -> None:
         require(self.version == 1, f"version must be 1, got {self.version}")
@@ -85,7 +103,10 @@ class _Head:
 
 def knowledge_to_bytes(knowledge: Knowledge) -> bytes:
     """Return `knowledge` as bytes to store beside the model."""
-    return pack(_Head(), {"anchor": knowledge.anchor, "fisher": knowledge.fisher})
+    arrays = {"anchor": knowledge.anchor, "fisher": knowledge.fisher}
+    if knowledge.frozen is not None:
+        arrays["frozen"] = knowledge.frozen
+    return pack(_Head(kind=knowledge.kind), arrays)
 
 
 def knowledge_from_bytes(data: bytes) -> Knowledge:
@@ -94,8 +115,8 @@ def knowledge_from_bytes(data: bytes) -> Knowledge:
     Raises:
         IntegrityError: The bytes are not of that form.
     """
-    _, arrays = unpack(data, _Head)
+    head, arrays = unpack(data, _Head)
     try:
-        return Knowledge(anchor=arrays["anchor"], fisher=arrays["fisher"])
+        return Knowledge(anchor=arrays["anchor"], fisher=arrays["fisher"], frozen=arrays.get("frozen"), kind=head.kind)
     except (KeyError, ValueError) as error:
         raise IntegrityError(f"expected stored knowledge of earlier studies, got another file: {error}") from None

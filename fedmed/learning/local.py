@@ -12,6 +12,8 @@ Rules:
 What it does not do: charge the ledger, touch files, know who asks.
 """
 
+import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,14 +23,19 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedmed.data.source import Cohort
-from fedmed.errors import DataError
+from fedmed.errors import DataError, ModelError
+from fedmed.learning.memory import Memory, gradient_at, split
 from fedmed.models.build import record_losses, scores
+from fedmed.models.lora import layer_of, whole_weights_trained
 from fedmed.models.vector import Layout
 from fedmed.privacy.descent import train_plain
 from fedmed.privacy.engine import per_record_gradients, train_private
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.release import clipped_sum, private_sum
-from fedmed.records import ContinualSpec, PrivacySpec, TrainingSpec
+from fedmed.records import ContinualSpec, ModelSpec, PrivacySpec, TrainingSpec
+
+_LARGEST_BLOCK = 2**24
+"""Most gradients of records in memory at once, in numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,8 +74,10 @@ def train_locally(
     training: TrainingSpec,
     privacy: PrivacySpec,
     noise: NoiseSource,
+    memory: Memory | None = None,
+    own: NDArray[np.float32] | None = None,
 ) -> Trained:
-    """Train from the round's model and return the update.
+    """Train from the round's model, or from the site's own, and return the difference from the round's.
 
     Args:
         module: Rebuilt from the plan; its trainable part is overwritten by `start`.
@@ -77,13 +86,17 @@ def train_locally(
         training: Local steps, rate, sampling.
         privacy: Clip norm and noise multiplier, or `trust_model="none"`.
         noise: Source of sampling and noise.
+        memory: Pull of earlier studies, added after the noise.
+        own: The site's own model, where it keeps one, shape `[size]`.
     """
     layout = Layout.of(module)
-    layout.write(module, start)
+    layout.write(module, start if own is None else own)
     inputs, labels = _tensors(cohort)
-    if privacy.trust_model == "distributed":
+    if privacy.trust_model == "distributed":  # one step from the round's model, which pulls nowhere there
+        pull = 0.0 if memory is None else gradient_at(module, memory)
         total = _clipped_gradients(module, inputs, labels, clip_norm=privacy.clip_norm)
-        return Trained(delta=total * (-training.learning_rate / len(labels)), nonfinite=0)
+        return Trained(delta=-training.learning_rate * (total / len(labels) + pull), nonfinite=0)
+    penalty, weight_pull = split(start, memory, mu=training.proximal)
     private = partial(train_private, clip_norm=privacy.clip_norm, noise_multiplier=privacy.noise_multiplier)
     train = private if privacy.private else train_plain
     report = train(
@@ -97,6 +110,8 @@ def train_locally(
         learning_rate=training.learning_rate,
         momentum=training.momentum,
         noise=noise,
+        penalty=penalty,
+        penalty_gradient=weight_pull,
     )
     return Trained(delta=layout.read(module) - start, nonfinite=report.nonfinite)
 
@@ -139,14 +154,45 @@ def fisher_sum(
     continual: ContinualSpec,
     privacy: PrivacySpec,
     noise: NoiseSource,
+    spec: ModelSpec | None = None,
 ) -> NDArray[np.float64]:
-    """Return the bounded (and, if private, noised) sum of squared per-record gradients, shape `[size]`."""
+    """Return the bounded (and, if private, noised) sum of squared per-record gradients.
+
+    Of the trained coordinates, shape `[size]`; with `continual.fisher="delta-w"` of the weights that the adapter
+    changes, shape `[weight_layout(module).size]`. Either way one record moves it by at most `fisher_clip_norm`.
+
+    Args:
+        module: Its trainable part is overwritten by `model`.
+        model: Where the gradients are taken, shape `[size]`.
+        cohort: The site's training records.
+        continual: The kind of Fisher information and its clip norm.
+        privacy: Whether noise is added here.
+        noise: Where it comes from.
+        spec: Of the model; its adapter's scale is needed for `delta-w`.
+    """
     Layout.of(module).write(module, model)
     inputs, labels = _tensors(cohort)
     module.eval()
-    gradients = per_record_gradients(module, loss=record_losses, inputs=inputs, labels=labels)
-    squared = torch.cat([block.square() for block in gradients])
-    return _bounded_sum(squared, clip_norm=continual.fisher_clip_norm, privacy=privacy, noise=noise)
+    if continual.fisher == "coordinates":
+        gradients = per_record_gradients(module, loss=record_losses, inputs=inputs, labels=labels)
+        squared: Iterable[torch.Tensor] = (block.square() for block in gradients)
+        return _bounded_sum(squared, clip_norm=continual.fisher_clip_norm, privacy=privacy, noise=noise)
+    if spec is None:
+        raise ModelError("expected the model's specification with delta-w, got none")
+    with whole_weights_trained(module):
+        layout = Layout.of(module)
+        scale = torch.from_numpy(_weight_scale(layout, spec))
+        rows = max(1, min(256, _LARGEST_BLOCK // layout.size))
+        gradients = per_record_gradients(module, loss=record_losses, inputs=inputs, labels=labels, physical_batch=rows)
+        squared = ((block * scale).square() for block in gradients)
+        return _bounded_sum(squared, clip_norm=continual.fisher_clip_norm, privacy=privacy, noise=noise)
+
+
+def _weight_scale(layout: Layout, spec: ModelSpec) -> NDArray[np.float32]:
+    """Return by what to multiply gradients of the layout's weights: those of W become those of B A in W + s B A."""
+    factors = [spec.lora_alpha / spec.lora_rank if layer_of(name) else 1.0 for name in layout.names]
+    sizes = [int(np.prod(shape)) for shape in layout.shapes]
+    return np.repeat(np.asarray(factors, dtype=np.float32), sizes)
 
 
 def statistics_sum(cohort: Cohort, *, privacy: PrivacySpec, noise: NoiseSource) -> NDArray[np.float64]:
@@ -159,17 +205,27 @@ def statistics_sum(cohort: Cohort, *, privacy: PrivacySpec, noise: NoiseSource) 
     values = torch.from_numpy(cohort.features).double()
     rows = torch.cat([values, values.square(), torch.ones(len(values), 1, dtype=torch.float64)], dim=1)
     scale = statistics_scale(cohort.features.shape[1])
-    total = _bounded_sum(rows * scale, clip_norm=1.0, privacy=privacy, noise=noise)
+    total = _bounded_sum([rows * scale], clip_norm=1.0, privacy=privacy, noise=noise)
     return total / scale
 
 
 def _bounded_sum(
-    rows: torch.Tensor, *, clip_norm: float, privacy: PrivacySpec, noise: NoiseSource
+    blocks: Iterable[torch.Tensor], *, clip_norm: float, privacy: PrivacySpec, noise: NoiseSource
 ) -> NDArray[np.float64]:
-    """Return the sum of clipped rows, with the release noise of the plan if the site adds all of it here."""
+    """Return the sum of clipped rows, with the release noise of the plan if the site adds all of it here.
+
+    Blocks of rows are summed as they come, so wide rows need not all be in memory.
+    """
+    total = functools.reduce(torch.add, (clipped_sum(block, clip_norm) for block in blocks))
     if privacy.trust_model != "local":  # none at all, or shared in the ring
-        return clipped_sum(rows, clip_norm).numpy()
-    return private_sum(rows, clip_norm=clip_norm, noise_multiplier=privacy.release_noise_multiplier, noise=noise)
+        return total.numpy()
+    alone = private_sum(
+        total.new_zeros(0, len(total)),
+        clip_norm=clip_norm,
+        noise_multiplier=privacy.release_noise_multiplier,
+        noise=noise,
+    )
+    return total.numpy() + alone
 
 
 def statistics_scale(features: int) -> float:

@@ -2,7 +2,7 @@
 
 from fedmed.models.build import Architecture, build_module, record_losses, scores
 from fedmed.models.folder import folder_digest, load_module, save_base
-from fedmed.models.lora import attach_adapter
+from fedmed.models.lora import attach_adapter, enter_round, frozen_factors
 from fedmed.models.vector import Layout, state_digest
 
 __all__ = [
@@ -10,7 +10,9 @@ __all__ = [
     "Layout",
     "attach_adapter",
     "build_module",
+    "enter_round",
     "folder_digest",
+    "frozen_factors",
     "load_module",
     "record_losses",
     "save_base",

@@ -11,7 +11,9 @@ What it does not do: know about adapters or files.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,10 +22,12 @@ from torch import nn
 
 from fedmed.errors import ModelError
 
+Number = TypeVar("Number", bound=np.floating)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Names and shapes of the trainable parameters of a module, in vector order."""
+    """Names and shapes of some parameters of a module, in vector order: mostly of those that it trains."""
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
@@ -48,31 +52,42 @@ class Layout:
         """Length of the vector."""
         return sum(int(np.prod(shape)) for shape in self.shapes)
 
+    def parts(self, vector: NDArray[Number]) -> dict[str, NDArray[Number]]:
+        """Return the arrays of a vector by name, each a view of it.
+
+        Raises:
+            ModelError: The vector has another length.
+        """
+        if vector.shape != (self.size,):
+            raise ModelError(f"expected a vector of {self.size} values, got shape {vector.shape}")
+        ends = np.cumsum([int(np.prod(shape)) for shape in self.shapes])[:-1]
+        pieces = zip(self.names, self.shapes, np.split(vector, ends), strict=True)
+        return {name: piece.reshape(shape) for name, shape, piece in pieces}
+
+    def flat(self, parts: Mapping[str, NDArray[Number]]) -> NDArray[Number]:
+        """Return the vector of arrays by name; `flat(parts(x))` is `x`."""
+        return np.concatenate([parts[name].ravel() for name in self.names])
+
     def read(self, module: nn.Module) -> NDArray[np.float32]:
-        """Return the trainable parameters of `module` as one vector, shape `[size]`."""
+        """Return these parameters of `module` as one vector, shape `[size]`."""
         parameters = dict(module.named_parameters())
         return np.concatenate([parameters[name].detach().cpu().numpy().ravel() for name in self.names])
 
     def write(self, module: nn.Module, vector: NDArray[np.floating]) -> None:
-        """Set the trainable parameters of `module` from `vector`, shape `[size]`.
+        """Set these parameters of `module` from `vector`, shape `[size]`.
 
         Raises:
             ModelError: The vector has another length or a value that is not finite.
         """
-        if vector.shape != (self.size,):
-            raise ModelError(f"expected a vector of {self.size} values, got shape {vector.shape}")
+        parts = self.parts(vector)
         with np.errstate(over="ignore"):
-            vector = vector.astype(np.float32)
-        if not np.isfinite(vector).all():
+            parts = {name: part.astype(np.float32) for name, part in parts.items()}
+        if not all(np.isfinite(part).all() for part in parts.values()):
             raise ModelError("expected finite values in the model vector, got others; lower the learning rate")
         parameters = dict(module.named_parameters())
-        start = 0
         with torch.no_grad():
-            for name, shape in zip(self.names, self.shapes, strict=True):
-                count = int(np.prod(shape))
-                part = torch.from_numpy(vector[start : start + count].reshape(shape))
-                parameters[name].copy_(part)
-                start += count
+            for name, part in parts.items():
+                parameters[name].copy_(torch.from_numpy(part))
 
 
 def state_digest(module: nn.Module) -> str:

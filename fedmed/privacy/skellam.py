@@ -26,6 +26,8 @@ from fedmed.errors import RefusedError
 from fedmed.privacy.noise import SeededNoise
 from fedmed.records import require
 
+SLACK = 1e-4
+"""Added to the sensitivity, relatively, for what float32 gradients and float64 sums round away."""
 SMALLEST_MEAN = 1000.0
 """Least mean of the two Poisson variables of a share; below it rounding outweighs the noise anyway."""
 LARGEST_MEAN = 2.0**46
@@ -82,9 +84,9 @@ def noise_units(*, clip_norm: float, noise_multiplier: float, unit: float, size:
         size: Coordinates.
 
     >>> round(noise_units(clip_norm=1.0, noise_multiplier=2.0, unit=1e4, size=100).deviation)
-    20020
+    20022
     """
-    sensitivity = unit * clip_norm * (1 + 1e-9) + math.sqrt(size)
+    sensitivity = unit * clip_norm * (1 + SLACK) + math.sqrt(size)
     return NoiseUnits(sensitivity=sensitivity, deviation=noise_multiplier * sensitivity, size=size)
 
 
@@ -100,7 +102,7 @@ def draw_share(key: bytes, *, variance: float, size: int) -> Integers:
         Shape `[size]`.
 
     Raises:
-        RefusedError: The variance is too small for the ring to hold it, or too large to be drawn exactly.
+        RefusedError: The variance is too small for the ring to hold it, or too large for the sampler's precision.
     """
     mean = variance / 2
     if not SMALLEST_MEAN <= mean <= LARGEST_MEAN:

@@ -46,13 +46,13 @@ class Contribution:
     `weight`: w, above 0 and at most the policy's W_max. `values`: segment name -> one-dimensional
     array; float for signed and nonnegative segments, int64 for integer ones. `noise`: segment name ->
     int64 of the same length, this site's share of a sum's noise in units of the ring, added after rounding.
-    `edition` tells apart releases of one vector that are each noised and paid for.
+    `editions`: segment name -> what tells apart releases of one vector that are each noised and paid for.
     """
 
     weight: float = field(repr=False)
     values: Mapping[str, NDArray[Any]] = field(repr=False)
     noise: Mapping[str, NDArray[np.int64]] = field(default_factory=dict, repr=False)
-    edition: int = 0
+    editions: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,8 +180,10 @@ def update_ids(contribution: Contribution, segments: tuple[Segment, ...]) -> tup
     of 128 bits does; it takes a tenth of the time of a hash.
     """
     reals = [segment for segment in segments if segment.kind != "integer"]
-    edition = contribution.edition
-    return tuple(_update_id(segment.name, contribution.values[segment.name], edition) for segment in reals)
+    return tuple(
+        _update_id(segment.name, contribution.values[segment.name], contribution.editions.get(segment.name, b""))
+        for segment in reals
+    )
 
 
 def add_noise(ring: Ring, noise: NDArray[np.int64]) -> None:
@@ -282,7 +284,7 @@ def _encode_whole(values: NDArray[Any], segment: Segment) -> Ring:
     return ring
 
 
-def _update_id(name: str, values: NDArray[Any], edition: int) -> bytes:
+def _update_id(name: str, values: NDArray[Any], edition: bytes) -> bytes:
     # GMAC under a key that everybody knows is a polynomial in the values (NIST SP 800-38D); see `update_ids`.
     fingerprint = Cipher(AES(bytes(32)), GCM(bytes(12))).encryptor()
     buffer = np.empty(min(_SPAN, values.size), dtype="<f4")
@@ -292,6 +294,4 @@ def _update_id(name: str, values: NDArray[Any], edition: int) -> bytes:
         chunk = np.add(narrow, np.float32(0), out=buffer[: narrow.size])  # turns -0.0 into 0.0
         fingerprint.authenticate_additional_data(chunk.view(np.uint8).data)
     fingerprint.finalize()
-    return transcript.digest(
-        "update", name.encode(), transcript.number(values.size), transcript.number(edition), fingerprint.tag
-    )
+    return transcript.digest("update", name.encode(), transcript.number(values.size), edition, fingerprint.tag)

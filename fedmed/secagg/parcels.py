@@ -39,6 +39,8 @@ def join(data: bytes, vectors: Mapping[str, NDArray[Any]]) -> SiteMessage:
     Raises:
         ProtocolError: The bytes are no message of a site, or the vectors are not its own.
     """
+    if not isinstance(data, bytes):
+        raise ProtocolError(f"expected the bytes of a message, got {type(data).__name__}")
     message = wire.decode(data)
     if not isinstance(message, SiteMessage):
         raise ProtocolError(f"expected a message of a site, got {type(message).__name__}")
@@ -46,10 +48,12 @@ def join(data: bytes, vectors: Mapping[str, NDArray[Any]]) -> SiteMessage:
         return message
     if not isinstance(message, Masked) or not set(vectors) <= {str(place) for place in range(len(message.payload))}:
         raise ProtocolError(f"{type(message).__name__} of {message.site}: expected other vectors with it")
+    if any(vector.dtype != np.uint8 or vector.ndim != 1 for vector in vectors.values()):
+        raise ProtocolError(f"Masked of {message.site}: expected vectors of bytes, got others")
     places = map(str, range(len(message.payload)))
     return replace(message, payload=tuple(_view(vectors[place]) if place in vectors else b"" for place in places))
 
 
 def _view(vector: NDArray[Any]) -> bytes:
     """Return a view of the bytes; it serves wherever bytes are read, without a copy."""
-    return cast("bytes", memoryview(np.ascontiguousarray(vector).reshape(-1)).cast("B"))
+    return cast("bytes", np.ascontiguousarray(vector, dtype=np.uint8).data)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from fedmed.errors import FedMedError, ProtocolError, SiteFailureError
-from fedmed.secagg import bindings, checks, masking, unmasking
+from fedmed.secagg import bindings, checks, keys, masking, unmasking
 from fedmed.secagg.attempt import Aggregate, Deadline, Event, Fault, Outgoing, Phase, ServerState
 from fedmed.secagg.messages import (
     Abort,
@@ -44,6 +44,8 @@ from fedmed.secagg.messages import (
 from fedmed.secagg.roster import Roster
 
 _Step = tuple[ServerState, tuple[Outgoing, ...]]
+_PROBE: Final = bytes([64, *range(31)])
+"""Any X25519 secret: agreeing with it fails for the weak keys that sites would refuse."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,6 +229,13 @@ def _accept_advert(state: ServerState, advert: Advert) -> ServerState:
 
 
 def _verify_advert(state: ServerState, advert: Advert, offer: Offer) -> None:
+    public = (advert.enc_key, advert.mask_key)
+    others = (*state.adverts.values(), *state.early.values())
+    taken = {key for other in others if other.site != advert.site for key in (other.enc_key, other.mask_key)}
+    if public[0] == public[1] or taken & set(public):  # every site would refuse the whole attempt
+        raise ProtocolError(f"advert of {advert.site}: expected keys of its own, got one that is there already")
+    for key in public:
+        keys.agree(_PROBE, key, peer=advert.site)
     state.roster.verify(advert.site, advert.signature, bindings.signed_of_advert(advert, offer), what="advert")
 
 

@@ -83,5 +83,5 @@ def unseal(sealed: bytes, *, site: str, site_key: bytes) -> ClientState:
     except InvalidTag:
         raise IntegrityError(
             f"secure aggregation state: expected what {site} sealed under its key, got a changed or foreign file; "
-            "remove it to drop out of the running round, and join the next run"
+            "restore it from a backup"
         ) from None

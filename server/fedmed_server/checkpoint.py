@@ -38,6 +38,8 @@ class Progress:
     averaged: int = 0
     moments: Mapping[str, Vector] = field(default_factory=dict)
     """What the server-side optimiser remembers, each of shape `[size]`."""
+    frozen: Vector | None = None
+    """The adapter's frozen factors, where rounds change them."""
     mean: NDArray[np.float32] | None = None
     scale: NDArray[np.float32] | None = None
     bytes_up: int = 0
@@ -73,6 +75,8 @@ def save_progress(path: Path, progress: Progress) -> None:
     arrays: dict[str, NDArray[np.floating]] = {"model": progress.model, "average": progress.average}
     if progress.mean is not None and progress.scale is not None:
         arrays |= {"mean": progress.mean, "scale": progress.scale}
+    if progress.frozen is not None:
+        arrays["frozen"] = progress.frozen
     arrays |= {f"{_MOMENT}{name}": value for name, value in progress.moments.items()}
     write_atomic(path, pack(head, arrays))
 
@@ -97,6 +101,7 @@ def load_progress(path: Path, *, plan_digest: str) -> Progress | None:
         average=arrays["average"],
         averaged=head.averaged,
         moments={name[len(_MOMENT) :]: value for name, value in arrays.items() if name.startswith(_MOMENT)},
+        frozen=arrays.get("frozen"),
         mean=arrays.get("mean"),
         scale=arrays.get("scale"),
         bytes_up=head.bytes_up,

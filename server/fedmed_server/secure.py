@@ -207,7 +207,10 @@ class SecureAggregator:
             if phase is attempt.Phase.UNMASKING:
                 self._store.save(state, outgoing)  # a site unmasks once, so its reply must not be lost
         if state.phase is phase:
+            faults = len(state.faults)
             state, following = server.step(state, Deadline())
+            for fault in state.faults[faults:]:
+                play.failures[fault.site] = Failure(site=fault.site, code="ProtocolError", reason=fault.reason)
         return state, following
 
     def _collected(self, aggregate: Aggregate, asked: Round, failures: Mapping[str, Failure]) -> Collected:
@@ -257,8 +260,8 @@ def _take_in(state: ServerState, name: str, reply: Answer | Failure, failures: d
         event = _message(name, reply)
         faults = len(state.faults)
         follower, more = server.step(state, event)
-        if len(follower.faults) > faults:
-            failures[name] = Failure(site=name, code="ProtocolError", reason=follower.faults[-1].reason)
+        for fault in follower.faults[faults:]:  # it may be another site's, whose shares turned out to be false
+            failures[fault.site] = Failure(site=fault.site, code="ProtocolError", reason=fault.reason)
     except SiteFailureError as error:
         failures[name] = Failure(site=name, code=_code(reply), reason=str(error))
     except ProtocolError as error:

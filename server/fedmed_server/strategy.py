@@ -82,7 +82,9 @@ class GridChannel:
             if isinstance(value, int | float):
                 facts[key] = float(value)
         arrays = {name: array.numpy() for name, array in message.content.array_records["arrays"].items()}
-        return Answer(site=str(answer["site"]), arrays=arrays, facts=facts, message=cast("bytes", answer.get("message", b"")))
+        return Answer(
+            site=str(answer["site"]), arrays=arrays, facts=facts, message=cast("bytes", answer.get("message", b""))
+        )
 
 
 def _content_of(task: Task) -> RecordDict:

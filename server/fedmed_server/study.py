@@ -21,11 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from fedmed.errors import IntegrityError, ProtocolError
+from fedmed.errors import ConfigError, IntegrityError, ProtocolError
 from fedmed.exchange import Answer, Failure, Round, Task
-from fedmed.learning.ewc import Knowledge, accumulate, consolidate, fisher_from_sum
+from fedmed.learning.ewc import Knowledge, accumulate, fisher_from_sum
 from fedmed.learning.local import statistics_from_sum, statistics_scale
-from fedmed.models import Architecture, Layout, attach_adapter, load_module, state_digest
+from fedmed.learning.rules import LoraRounds, Start
+from fedmed.models import Architecture, attach_adapter, enter_round, load_module, state_digest
 from fedmed.records import Plan, digest
 from fedmed_server.aggregators import Aggregator, Collected, gather, require_enough
 from fedmed_server.channel import Channel
@@ -101,14 +102,13 @@ class StudyRunner:
         architecture, module = load_module(self._folders.base, expected_digest=self._plan.base_digest)
         module = attach_adapter(module, self._plan.model, seed=self._plan.seed)
         cohort = self._describe(state_digest(module))
-        layout = Layout.of(module)
-        start_model = layout.read(module).astype(np.float64)
-        progress = self._begin(layout, start_model, cohort, features=architecture.features)
+        rounds = LoraRounds(module, self._plan.model)
+        progress = self._begin(rounds, cohort, features=architecture.features)
         progress = _add_seconds(progress, "enrol", began)
         self._listener.study_started(self._plan, first_round=progress.round, sites=tuple(sorted(cohort.values())))
         while progress.round < self._plan.training.rounds:
-            progress = self._round(progress, cohort)
-        return self._finish(progress, cohort, architecture, module)
+            progress = self._round(progress, cohort, rounds)
+        return self._finish(progress, cohort, architecture, module, rounds)
 
     def _describe(self, start: str) -> dict[int, str]:
         """Return the sites that take part, by address, after checking that all start from the same model."""
@@ -131,17 +131,22 @@ class StudyRunner:
         require_enough(len(cohort), failures, minimum=self._plan.aggregation.min_sites, what=self._plan.study)
         return cohort
 
-    def _begin(self, layout: Layout, initial: Vector, cohort: Mapping[int, str], *, features: int) -> Progress:
+    def _begin(self, rounds: LoraRounds, cohort: Mapping[int, str], *, features: int) -> Progress:
         stored = load_progress(self._checkpoint_path, plan_digest=self._digest)
         if stored is not None:
             return stored
+        start = rounds.first()
         if self._knowledge is not None:
-            if self._knowledge.anchor.shape != (layout.size,):
-                raise IntegrityError(
-                    "the knowledge of earlier studies belongs to another model; use that study's model"
-                )
-            initial = self._knowledge.anchor
-        progress = Progress(plan_digest=self._digest, round=0, model=initial, average=np.zeros_like(initial))
+            require_knowledge(self._plan, self._knowledge, rounds)
+            frozen = self._knowledge.frozen if self._plan.model.refreshed else None
+            start = Start(model=self._knowledge.anchor, frozen=frozen)
+        progress = Progress(
+            plan_digest=self._digest,
+            round=0,
+            model=start.model,
+            average=np.zeros_like(start.model),
+            frozen=start.frozen,
+        )
         if self._plan.data.normalisation == "federated":
             asked = Round(works=("query.statistics",), plan_digest=self._digest, size=2 * features + 1)
             total = self._collect(asked, cohort).totals["query.statistics"]
@@ -150,9 +155,9 @@ class StudyRunner:
         save_progress(self._checkpoint_path, progress)
         return progress
 
-    def _round(self, progress: Progress, cohort: Mapping[int, str]) -> Progress:
+    def _round(self, progress: Progress, cohort: Mapping[int, str], rounds: LoraRounds) -> Progress:
         began = time.monotonic()
-        arrays = {"model": progress.model.astype(np.float32)}
+        arrays = _started(Start(model=progress.model, frozen=progress.frozen)) | self._memory()
         if progress.mean is not None and progress.scale is not None:
             arrays |= {"mean": progress.mean, "scale": progress.scale}
         asked = Round(
@@ -170,15 +175,25 @@ class StudyRunner:
             number=progress.round,
             moments=progress.moments,
         )
-        model = consolidate(aggregate, self._knowledge, strength=self._plan.continual.strength)
+        frozen = arrays["frozen"].astype(np.float64) if "frozen" in arrays else None  # as the sites had them
+        reached = Start(model=aggregate, frozen=frozen)
+        model = rounds.consolidated(
+            aggregate,
+            self._knowledge,
+            start=reached,
+            number=progress.round,
+            strength=self._plan.continual.strength,
+        )
+        following = rounds.following(replace(reached, model=model), number=progress.round)
         averaging = progress.round + 1 > self._plan.training.average_from * self._plan.training.rounds
         progress = replace(
             _add_seconds(self._with_traffic(progress), "rounds", began),
             round=progress.round + 1,
-            model=model,
+            model=following.model,
+            frozen=following.frozen,
             average=progress.average + model if averaging else progress.average,
             averaged=progress.averaged + averaging,
-            moments=moments,
+            moments=moments if following.frozen is None else {},
         )
         save_progress(self._checkpoint_path, progress)
         self._listener.round_finished(
@@ -187,11 +202,16 @@ class StudyRunner:
         return progress
 
     def _finish(
-        self, progress: Progress, cohort: Mapping[int, str], architecture: Architecture, module: nn.Module
+        self,
+        progress: Progress,
+        cohort: Mapping[int, str],
+        architecture: Architecture,
+        module: nn.Module,
+        rounds: LoraRounds,
     ) -> StudyResult:
         began = time.monotonic()
-        released = progress.average / progress.averaged if progress.averaged else progress.model
-        arrays = {"model": released.astype(np.float32)}
+        last = progress.average / progress.averaged if progress.averaged else progress.model
+        arrays = _started(rounds.released(Start(model=last, frozen=progress.frozen), number=progress.round))
         answers, failures = gather(
             self._channel,
             Task(action="evaluate.held_out", plan_digest=self._digest, arrays=arrays),
@@ -201,11 +221,17 @@ class StudyRunner:
         self._report(failures)
         progress = _add_seconds(progress, "evaluate", began)
         began = time.monotonic()
-        fisher = self._fisher(arrays, cohort)
+        fisher = self._fisher(arrays, cohort, size=rounds.fisher_size(self._plan.continual.fisher))
+        frozen = arrays.get("frozen")
         knowledge = accumulate(
-            self._knowledge, anchor=arrays["model"].astype(np.float64), fisher=fisher, decay=self._plan.continual.decay
+            self._knowledge,
+            anchor=arrays["model"].astype(np.float64),
+            fisher=fisher,
+            decay=self._plan.continual.decay,
+            frozen=rounds.frozen if frozen is None else frozen.astype(np.float64),
+            kind=self._plan.continual.fisher,
         )
-        self._aggregator.finish(self._channel, cohort)
+        enter_round(module, self._plan.model, number=0, frozen=frozen)
         progress = _add_seconds(self._with_traffic(progress), "fisher", began)
         result = StudyResult(
             plan_digest=self._digest,
@@ -227,15 +253,28 @@ class StudyRunner:
             model=arrays["model"],
             knowledge=knowledge,
         )
+        self._aggregator.finish(
+            self._channel, cohort
+        )  # not before the result is on disk: nothing can be asked after it
         self._listener.study_finished(self._plan)
         return result
 
-    def _fisher(self, arrays: Mapping[str, NDArray[np.float32]], cohort: Mapping[int, str]) -> Vector:
+    def _fisher(self, arrays: Mapping[str, NDArray[np.float32]], cohort: Mapping[int, str], *, size: int) -> Vector:
         if not self._plan.continual.release_fisher:
-            return np.zeros(arrays["model"].shape)
-        asked = Round(works=("train.fisher",), plan_digest=self._digest, arrays=arrays, size=len(arrays["model"]))
+            return np.zeros(size)
+        asked = Round(works=("train.fisher",), plan_digest=self._digest, arrays=arrays, size=size)
         total = self._collect(asked, cohort).totals["train.fisher"]
         return fisher_from_sum(total.vector, total.weight)
+
+    def _memory(self) -> dict[str, NDArray[np.float32]]:
+        """Return what sites need of earlier studies for the penalty: nothing where there is none."""
+        knowledge = self._knowledge
+        if knowledge is None or self._plan.continual.penalty == 0:
+            return {}
+        found = {"anchor": knowledge.anchor, "fisher": knowledge.fisher}
+        if knowledge.kind == "delta-w" and knowledge.frozen is not None:
+            found["anchor_frozen"] = knowledge.frozen
+        return {name: value.astype(np.float32) for name, value in found.items()}
 
     def _collect(self, asked: Round, cohort: Mapping[int, str]) -> Collected:
         collected = self._aggregator.collect(self._channel, asked, cohort)
@@ -287,6 +326,43 @@ def invited(plan: Plan, number: int, cohort: Mapping[int, str]) -> dict[int, str
     by_name = sorted((name, address) for address, name in cohort.items())
     chosen = rng.choice(len(by_name), size=wanted, replace=False)
     return {by_name[place][1]: by_name[place][0] for place in sorted(chosen)}
+
+
+def require_knowledge(plan: Plan, knowledge: Knowledge, rounds: LoraRounds) -> None:
+    """Raise unless a study can go on from what earlier ones left behind.
+
+    Raises:
+        IntegrityError: It belongs to another model, or its importance is of another kind.
+        ConfigError: The penalty at the sites is so strong that a step overshoots.
+    """
+    continual = plan.continual
+    if knowledge.kind != continual.fisher:
+        raise IntegrityError(f"expected earlier knowledge of {continual.fisher}, got that of {knowledge.kind}")
+    sizes = (rounds.size, rounds.fisher_size(knowledge.kind))
+    frozen, seeded = knowledge.frozen, rounds.frozen
+    other = (len(knowledge.anchor), len(knowledge.fisher)) != sizes
+    if plan.model.refreshed:
+        other |= frozen is None or seeded is None or frozen.shape != seeded.shape
+    elif frozen is not None:
+        other |= seeded is None or not np.array_equal(frozen, seeded)
+    if other:
+        raise IntegrityError(
+            "the knowledge of earlier studies belongs to another model; use that study's model and seed"
+        )
+    if continual.penalty:
+        steepest = rounds.curvature(knowledge, frozen=frozen if plan.model.refreshed else None)
+        step = plan.training.learning_rate * (plan.training.proximal + continual.penalty * steepest)
+        if step >= 2:
+            raise ConfigError(
+                f"continual.penalty: expected a step of less than 2 over the pull's curvature, got {step:.3g};"
+                f" use a penalty below {continual.penalty * 2 / step:.2g} or a smaller learning_rate"
+            )
+
+
+def _started(start: Start) -> dict[str, NDArray[np.float32]]:
+    """Return the arrays that tell sites what they start from."""
+    arrays = {"model": start.model.astype(np.float32)}
+    return arrays if start.frozen is None else arrays | {"frozen": start.frozen.astype(np.float32)}
 
 
 def _add_seconds(progress: Progress, phase: str, began: float) -> Progress:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from fedmed.data.pooled import divide
 from fedmed.data.schema import DataSet, locate, sites_under
 from fedmed.deid.policy import DeidPolicy
 from fedmed.deid.tabular import DeidReport
@@ -106,6 +107,10 @@ def _raw_tables(settings: SimulationSettings, folder: RunFolder) -> tuple[Path, 
     """Return where the raw tables are and whose they are; synthetic ones are written first."""
     if settings.data.root is not None:
         root = Path(settings.data.root)
+        pooled = settings.data.pooled
+        if pooled is not None and (root / pooled.file).is_file():
+            divide(root, settings.data, folder.hospitals)
+            root = folder.hospitals
         return root, sites_under(root, settings.data.schema)
     if settings.data.name != SYNTHETIC:
         raise DataError(_no_root(settings.data))
@@ -144,4 +149,5 @@ def _policy(settings: SimulationSettings) -> SitePolicy:
         ),
         allow_simulated_noise=settings.privacy.noise == "simulated-seed",
         allow_insecure_aggregation=settings.secagg.kind == "insecure",
+        allow_shared_noise=settings.privacy.trust_model == "distributed",
     )

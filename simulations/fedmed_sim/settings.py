@@ -53,9 +53,7 @@ class PlanSettings:
     fisher_clip_norm: float
     fisher_decay: float
     penalty: float = 0.0
-    """Lambda of the pull to earlier studies at the sites, beside the coordinator's `consolidation`."""
     fisher: FisherKind | None = None
-    """What importance is measured of; None chooses by the adapter's rule."""
 
     def __post_init__(self) -> None:
         self.training()
@@ -291,10 +289,9 @@ class SharedNoise:
 
     def _fisher_size(self, settings: SimulationSettings) -> int:
         """Return how long Fisher information is; that of weights has two square ones for each block."""
-        if fisher_kind(settings) == "coordinates":
-            return self.size
         model = settings.model
-        return self.size + 2 * model.depth * model.width * (model.width - model.lora_rank)
+        longer = 2 * model.depth * model.width * (model.width - model.lora_rank)
+        return self.size + (longer if fisher_kind(settings) == "delta-w" else 0)
 
 
 def events(settings: SimulationSettings, noise_multiplier: float, *, distance: float = 0.0) -> list[Event]:
@@ -353,7 +350,7 @@ def privacy_spec(
 
 
 def fisher_kind(settings: SimulationSettings) -> FisherKind:
-    """Return what importance is measured of: weights where factors change from round to round, else coordinates."""
+    """Return what importance is measured of: if not set, of weights where factors change from round to round."""
     return settings.plan.fisher or ("delta-w" if settings.model.refreshed else "coordinates")
 
 

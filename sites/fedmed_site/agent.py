@@ -227,7 +227,8 @@ class SiteAgent:
             raise RefusedError(f"expected {task.action} to say what the round is for, got no work that this site knows")
         if phased != (plan.aggregation.kind == "secure") and (phased or task.action in get_args(Work)):
             raise RefusedError(f"the plan has {plan.aggregation.kind} aggregation, which knows no {task.action}")
-        rounds = plan.training.rounds if "train.fit" in (task.action, *task.works) else 1
+        fits = task.works == ("train.fit",) if phased else task.action == "train.fit"
+        rounds = plan.training.rounds if fits else 1  # one Fisher and one set of statistics a plan
         if task.round >= rounds:
             raise RefusedError(f"the plan has {rounds} rounds of {task.action}, the task asks for number {task.round}")
         self._policy.check(plan)

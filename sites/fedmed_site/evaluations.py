@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fedmed.learning.local import Evaluation  # it imports torch
 
 FINAL = "final"
+PERSONAL = "personal"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,7 @@ class EvaluationRecord:
 
     version: int = 1
     stage: str
-    """`round` for the model that a round started from, `final` for the released model."""
+    """`round` for the model that a round started from, `final` for the released one, `personal` for the site's own."""
     round: int
     view: int
     records: int
@@ -62,6 +63,10 @@ class EvaluationLog:
             labels=tuple(int(label) for label in evaluation.labels) if finite else (),
         )
         self._append(plan, whole)
+
+    def add_personal(self, plan: Plan, evaluation: "Evaluation") -> None:
+        """Record how this site's own model does on the study's own cohort."""
+        self._append(plan, _record(PERSONAL, plan.training.rounds, 0, evaluation))
 
     def read(self, plan_digest: str) -> tuple[EvaluationRecord, ...]:
         """Return the evaluations of a study, the latest of each stage, round and view."""

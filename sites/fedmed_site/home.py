@@ -29,6 +29,8 @@ from fedmed.deid.pseudonyms import KEY_BYTES
 from fedmed.errors import UsageError
 from fedmed.files import write_atomic
 from fedmed.records import canonical_json, decode, require
+from fedmed.secagg import store
+from fedmed.secagg.state import ClientState
 from fedmed_site.policy import SitePolicy
 
 
@@ -87,6 +89,8 @@ class SiteHome:
         write_atomic(home.pseudonym_key_path, pseudonym_key)
         write_atomic(home.signing_key_path, entropy(KEY_BYTES))
         write_atomic(home.seal_key_path, entropy(KEY_BYTES))
+        seal_key = home.seal_key_path.read_bytes()
+        store.save(home.secagg_state_path, ClientState(), site=record.name, site_key=seal_key, entropy=entropy)
         write_atomic(home.record_path, canonical_json(record))
         return home
 
@@ -140,6 +144,11 @@ class SiteHome:
     def secagg(self) -> Path:
         """Folder of the state of secure aggregation."""
         return self.root / "secagg"
+
+    @property
+    def secagg_state_path(self) -> Path:
+        """What the site has promised, sent and spent in secure aggregation, sealed."""
+        return self.secagg / "state.sealed"
 
     def data(self, name: str) -> Path:
         """Folder of a de-identified data set."""

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from fedmed.errors import IntegrityError, RefusedError, UsageError
 from fedmed.files import write_atomic
-from fedmed.secagg.roster import Roster
+from fedmed.secagg.roster import Roster, verify_signature
 from fedmed.secagg.roster_file import open_roster, roster_from_bytes
 from fedmed_site.home import SiteHome
 
@@ -73,9 +73,13 @@ class Membership:
         """
         if not self._roster_path.is_file():
             raise RefusedError("this site has joined no consortium yet, so it can't take part in secure aggregation")
-        return open_roster(
-            self._roster_path.read_bytes(), consortium_key=self._consortium_key(), least_serial=1, now=now
-        )
+        signed = roster_from_bytes(self._roster_path.read_bytes())
+        verify_signature(signed, self._consortium_key())
+        try:
+            signed.roster.require_current(now)
+        except IntegrityError as error:  # the coordinator may know it: the cure is a new roster, or the right clock
+            raise RefusedError(str(error)) from None
+        return signed.roster
 
     def signing_key(self) -> Ed25519PrivateKey:
         """Return the key with which the site signs."""

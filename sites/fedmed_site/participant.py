@@ -67,8 +67,6 @@ SEGMENTS: Final[dict[Work, str]] = {
 }
 """The segment of the upload that each kind of work goes into; weights go into `aux`."""
 
-_EDITIONS_OF_A_ROUND: Final = 2**20
-
 Worker = Callable[[Task, Callable[[Stored], bool]], Stored]
 """Does one kind of work, given how to tell whether stored work was spent in a certified sum."""
 
@@ -101,7 +99,7 @@ class Participant:
         self._name = name
         self._membership = Membership(home)
         self._seal_key_path = home.seal_key_path
-        self._state_path = home.secagg / "state.sealed"
+        self._state_path = home.secagg_state_path
         self._rounds = home.secagg / "rounds"
         self._entropy_of = entropy_of
         self._now = now
@@ -124,7 +122,7 @@ class Participant:
         entropy = self._entropy_of(self._name, task.message)
         state = self._restore()
         _require_same_roster(state, message, roster)
-        model = self._model(task, message, state, roster.policy)
+        model, started = self._model(task, message, state, roster.policy)
         follower, reply = client.step(
             state,
             message,
@@ -135,6 +133,7 @@ class Participant:
             entropy=entropy,
             contribution=lambda: self._contribution(task, state, roster, work, log_clipped),
         )
+        self._keep(started, follower)
         store.save(
             self._state_path, follower, site=self._name, site_key=self._seal_key_path.read_bytes(), entropy=entropy
         )
@@ -161,13 +160,19 @@ class Participant:
             raise ProtocolError(f"{task.action}: expected a message of {run} round {task.round}, got one of another")
         return message
 
-    def _model(self, task: Task, message: CoordinatorMessage, state: ClientState, policy: Policy) -> bytes:
-        """Return the digest of what this site would start from, after keeping what came with the message."""
+    def _model(
+        self, task: Task, message: CoordinatorMessage, state: ClientState, policy: Policy
+    ) -> tuple[bytes, Round | None]:
+        """Return the digest of what this site would start from, and what came with the message.
+
+        Raises:
+            ProtocolError: The model that came has another size than the work that is offered.
+        """
         if not isinstance(message, Offer | ShareRequest):
-            return state.advertised.offer.model if state.advertised else bytes(32)
+            return (state.advertised.offer.model if state.advertised else bytes(32)), None
         offer = message.offer if isinstance(message, ShareRequest) else message
         if isinstance(message, ShareRequest) and state.advertised is not None:  # it came with the offer
-            return offer.model if self._path(offer.model).is_file() else bytes(32)
+            return (offer.model if self._path(offer.model).is_file() else bytes(32)), None
         started = Round(
             works=task.works,
             plan_digest=task.plan_digest,
@@ -175,14 +180,23 @@ class Participant:
             arrays=task.arrays,
             size=_size(offer, task.works, policy),
         )
-        came = started.digest()
-        if came == offer.model and not self._path(came).is_file():
-            head = _Head(works=started.works, plan_digest=started.plan_digest, number=started.number, size=started.size)
-            self._rounds.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_atomic(self._path(came), pack(head, started.arrays))
-        return came
+        if "model" in task.arrays and task.arrays["model"].shape != (started.size,):
+            raise ProtocolError(f"offer: expected work of the model's size, got {started.size} for another model")
+        return started.digest(), started
+
+    def _keep(self, started: Round | None, follower: ClientState) -> None:
+        """Keep what a round starts from once its terms are agreed; nothing else that came touches the disk."""
+        if started is None or follower.advertised is None or follower.advertised.offer.model != started.digest():
+            return
+        head = _Head(works=started.works, plan_digest=started.plan_digest, number=started.number, size=started.size)
+        self._rounds.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomic(self._path(started.digest()), pack(head, started.arrays))
 
     def _restore(self) -> ClientState:
+        if not self._state_path.is_file():  # a site without it would offer again what it has spent
+            raise IntegrityError(
+                "expected the sealed state of secure aggregation, found none; restore it from a backup"
+            )
         return store.restore(self._state_path, site=self._name, site_key=self._seal_key_path.read_bytes())
 
     def _contribution(
@@ -201,7 +215,12 @@ class Participant:
             raise ProtocolError("expected the work that was offered, got another")
         if state.dealt is None:
             raise ProtocolError("expected the sharing before the masking; start again with an offer")
-        terms = _Terms(roster=roster, offer=state.advertised.offer, secret=state.dealt.rounding)
+        terms = _Terms(
+            roster=roster,
+            offer=state.advertised.offer,
+            plan_digest=started.plan_digest,
+            secret=state.dealt.rounding,
+        )
         ours = state.uploaded.update_ids if state.uploaded else ()  # the same request again gets the same bytes
         spent = frozenset(state.spent) - frozenset(ours)
         parts = []
@@ -215,7 +234,7 @@ class Participant:
             weight=weight,
             values={**merged, "aux": np.array([weight], dtype=np.int64)},
             noise={name: value for part in parts for name, value in part.noise.items()},
-            edition=max(part.edition for part in parts),
+            editions={name: value for part in parts for name, value in part.editions.items()},
         )
 
     def _started(self, model: bytes) -> Round:
@@ -248,6 +267,7 @@ class _Terms:
 
     roster: Roster
     offer: Offer
+    plan_digest: str
     secret: bytes = field(repr=False)
 
     @property
@@ -266,19 +286,21 @@ def _require_same_roster(state: ClientState, message: CoordinatorMessage, roster
 
 def _is_spent(stored: Stored, *, segment: Segment, terms: _Terms, spent: frozenset[bytes]) -> bool:
     mean = stored.answer.arrays["mean"]
-    made = Contribution(weight=1.0, values={segment.name: mean}, edition=_edition(stored, terms))
+    editions = {segment.name: _edition(stored, terms)}
+    made = Contribution(weight=1.0, values={segment.name: mean}, editions=editions)
     return bool(spent & set(masking.update_ids(made, (segment,))))
 
 
-def _edition(stored: Stored, terms: _Terms) -> int:
+def _edition(stored: Stored, terms: _Terms) -> bytes:
     """Return what tells apart releases of one vector.
 
-    Where the sites share the noise, each round and each time that its work is done anew is charged and noised on
+    Where the sites share the noise, each plan, round and time that its work is done anew is charged and noised on
     its own, and clipped sums without noise may well repeat; elsewhere a repeated vector is never offered again.
     """
     if "noise_multiplier" not in stored.answer.facts:
-        return 0
-    return (terms.offer.turn.round + 1) * _EDITIONS_OF_A_ROUND + stored.edition
+        return b""
+    number, edition = transcript.number(terms.offer.turn.round), transcript.number(stored.edition)
+    return transcript.digest("edition", terms.plan_digest.encode(), number, edition)
 
 
 def _part(stored: Stored, segment: Segment, terms: _Terms, log_clipped: Callable[[str, int], None]) -> Contribution:
@@ -305,7 +327,8 @@ def _part(stored: Stored, segment: Segment, terms: _Terms, log_clipped: Callable
             )
         key = transcript.expand(terms.secret, "noise", segment.name.encode())
         noise[segment.name] = draw_share(key, variance=units.share_variance(terms.honest), size=len(mean))
-    return Contribution(weight=weight, values={segment.name: mean}, noise=noise, edition=_edition(stored, terms))
+    editions = {segment.name: _edition(stored, terms)}
+    return Contribution(weight=weight, values={segment.name: mean}, noise=noise, editions=editions)
 
 
 def _require_room(units: NoiseUnits, segment: Segment, terms: _Terms) -> None:

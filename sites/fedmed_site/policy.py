@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from fedmed.errors import RefusedError
 from fedmed.records import DataSpec, Plan, require
 
+LARGEST_DISTANCE = 1e-3
+"""Largest part of the site's delta that the shape of one sum's shared noise may cost, before e^epsilon."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllowedView:
@@ -41,6 +44,8 @@ class SitePolicy:
     """Most local steps of one study, over all its rounds."""
     allow_simulated_noise: bool = False
     """Only a simulated hospital may accept noise that a seed repeats."""
+    allow_shared_noise: bool = False
+    """Whether the noise of a sum may be shared by the sites, so that one site's own upload has only a share of it."""
     allow_insecure_aggregation: bool = False
     """Whether a coordinator may be sent this site's own update, weight and counts in clear."""
 
@@ -70,6 +75,13 @@ class SitePolicy:
             raise RefusedError("this site trains only with differential privacy; the plan has none")
         if plan.privacy.private and plan.privacy.delta > self.delta:
             raise RefusedError(f"this site allows delta up to {self.delta}; the plan asks for {plan.privacy.delta}")
+        if plan.privacy.trust_model == "distributed" and not self.allow_shared_noise:
+            raise RefusedError("this site adds all of the noise itself; the plan has it shared by the sites")
+        most = self.delta * LARGEST_DISTANCE
+        if plan.privacy.distance > most:
+            raise RefusedError(
+                f"this site allows noise within {most:.1e} of a Gaussian; the plan asks for {plan.privacy.distance:.1e}"
+            )
         if plan.privacy.private and plan.privacy.noise != "system" and not self.allow_simulated_noise:
             raise RefusedError(
                 f"this site draws noise from its operating system; the plan asks for {plan.privacy.noise}"

@@ -20,8 +20,9 @@ from torch import nn
 
 from fedmed import __version__
 from fedmed.data.source import Cohort, Split
-from fedmed.errors import DataError, ModelError, RefusedError
+from fedmed.errors import ConfigError, DataError, ModelError, RefusedError
 from fedmed.exchange import Answer, Task
+from fedmed.learning.ewc import Knowledge
 from fedmed.learning.local import (
     evaluate,
     fisher_sum,
@@ -30,7 +31,8 @@ from fedmed.learning.local import (
     statistics_sum,
     train_locally,
 )
-from fedmed.models import Layout, attach_adapter, load_module, state_digest
+from fedmed.learning.memory import Memory, memory_of
+from fedmed.models import Layout, attach_adapter, enter_round, load_module, state_digest
 from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.noise import NoiseSource, SeededNoise, SystemNoise
 from fedmed.privacy.plan import Event
@@ -39,6 +41,7 @@ from fedmed_site.datasets import DataSets
 from fedmed_site.evaluations import EvaluationLog
 from fedmed_site.home import SiteHome
 from fedmed_site.normaliser import Normaliser, Statistics
+from fedmed_site.personal import PersonalModels
 from fedmed_site.policy import SitePolicy
 from fedmed_site.replies import charge_id
 
@@ -67,6 +70,7 @@ class Trainer:
         self._ledger = ledger
         self._log = log
         self._normaliser = Normaliser(home.normalisation)
+        self._personal = PersonalModels(home.root / "personal")
         self._works: dict[str, Callable[[Plan, Task, int], Answer]] = {
             "query.statistics": self._statistics,
             "train.fit": self._fit,
@@ -97,7 +101,7 @@ class Trainer:
     def evaluate(self, plan: Plan, task: Task) -> Answer:
         """Evaluate the released model on every view of the plan; the results stay here."""
         module = self._module(plan)
-        model = _model(task, module)
+        model = _model(plan, task, module)
         for view, data in enumerate((plan.data, *plan.continual.earlier)):
             try:
                 statistics = self._statistics_for(plan, data, task if view == 0 else None)
@@ -105,7 +109,22 @@ class Trainer:
                 self._evaluations.add_final(plan, view, evaluate(module, model, test))
             except DataError:
                 self._log(task)  # whether a view has patients is not for the coordinator to know
+        if plan.model.personal:
+            self._finish_personal(plan, task, module)
         return Answer(site=self._name)
+
+    def _finish_personal(self, plan: Plan, task: Task, module: nn.Module) -> None:
+        """Write this site's own model where its hospital can use it, and evaluate it; neither leaves."""
+        own = self._personal.last(task.plan_digest)
+        if own is None:  # this site took part in no round
+            return
+        base = self._home.models / plan.base_digest
+        self._personal.release(task.plan_digest, module, own, base=base)
+        try:
+            test = _normalised(self._cohort(plan.data, "test"), self._statistics_for(plan, plan.data, task))
+            self._evaluations.add_personal(plan, evaluate(module, own, test))
+        except DataError:
+            self._log(task)
 
     # --- work ------------------------------------------------------------------------------
 
@@ -121,7 +140,8 @@ class Trainer:
 
     def _fit(self, plan: Plan, task: Task, edition: int) -> Answer:
         module = self._module(plan)
-        model = _model(task, module)
+        model = _model(plan, task, module, number=task.round)
+        memory = _memory(plan, task, module)
         self._check_statistics(plan, task)
         statistics = self._statistics_for(plan, plan.data, task)
         self._charge(plan, charge_id(task, edition), _training(plan), purpose="training")
@@ -130,7 +150,19 @@ class Trainer:
         if len(test):  # a small site may have nobody held out
             self._evaluations.add_round(plan, task.round, evaluate(module, model, test))
         noise = self._noise(plan, task.action, task.round, edition)
-        trained = train_locally(module, model, train, training=plan.training, privacy=plan.privacy, noise=noise)
+        own = self._personal.before(task) if plan.model.personal else None
+        trained = train_locally(
+            module,
+            model,
+            train,
+            training=plan.training,
+            privacy=plan.privacy,
+            noise=noise,
+            memory=memory,
+            own=own,
+        )
+        if plan.model.personal:
+            self._personal.keep(task, Layout.of(module).read(module))
         facts = {"weight": float(len(train.labels)), **_shared_training(plan)}
         return Answer(site=self._name, arrays={"mean": trained.delta}, facts=facts)
 
@@ -138,12 +170,14 @@ class Trainer:
         if not plan.continual.release_fisher:
             raise RefusedError("the plan does not ask for the Fisher information")
         module = self._module(plan)
-        model = _model(task, module)
+        model = _model(plan, task, module)
         statistics = self._statistics_for(plan, plan.data, task)
         self._charge(plan, charge_id(task, edition), _one_release(plan), purpose="Fisher information")
         train = _normalised(self._cohort(plan.data, "train"), statistics)
         noise = self._noise(plan, task.action, task.round, edition)
-        total = fisher_sum(module, model, train, continual=plan.continual, privacy=plan.privacy, noise=noise)
+        total = fisher_sum(
+            module, model, train, continual=plan.continual, privacy=plan.privacy, noise=noise, spec=plan.model
+        )
         return self._mean(total, len(train.labels), _shared_release(plan, clip_norm=plan.continual.fisher_clip_norm))
 
     def _mean(self, total: Counts, records: int, shared: Mapping[str, float]) -> Answer:
@@ -248,8 +282,8 @@ def _normalised(cohort: Cohort, statistics: Statistics | None) -> Cohort:
     return cohort if statistics is None else statistics.apply(cohort)
 
 
-def _model(task: Task, module: nn.Module) -> NDArray[np.float32]:
-    """Return the task's model, checked before anything is charged for it.
+def _model(plan: Plan, task: Task, module: nn.Module, *, number: int = 0) -> NDArray[np.float32]:
+    """Return the task's model, checked before anything is charged for it; `module` has entered the round then.
 
     Raises:
         RefusedError: There is none, or the module can't take it.
@@ -258,7 +292,34 @@ def _model(task: Task, module: nn.Module) -> NDArray[np.float32]:
     if model is None:
         raise RefusedError(f"expected a model with {task.action}, got none")
     try:
-        Layout.of(module).write(module, model)
+        layout = enter_round(module, plan.model, number=number, frozen=task.arrays.get("frozen"))
+        layout.write(module, model)
     except ModelError as error:
         raise RefusedError(f"the model of {task.action} can't be used: {error}") from None
     return np.asarray(model, dtype=np.float32)
+
+
+def _memory(plan: Plan, task: Task, module: nn.Module) -> Memory | None:
+    """Return the pull of earlier studies that came with a round, checked before anything is charged.
+
+    Raises:
+        RefusedError: The plan has a penalty and knowledge and none came, or it can't be used.
+    """
+    continual = plan.continual
+    if continual.penalty == 0:
+        return None
+    anchor, fisher, frozen = (task.arrays.get(name) for name in ("anchor", "fisher", "anchor_frozen"))
+    if anchor is None or fisher is None:
+        if continual.knowledge_digest is None:  # a first study has nothing to remember
+            return None
+        raise RefusedError("expected anchor and Fisher information of earlier studies with the round, got none")
+    try:
+        knowledge = Knowledge(
+            anchor=anchor.astype(np.float64),
+            fisher=fisher.astype(np.float64),
+            frozen=None if frozen is None else frozen.astype(np.float64),
+            kind=continual.fisher,
+        )
+        return memory_of(module, plan.model, continual, knowledge)
+    except (ConfigError, ModelError, ValueError) as error:
+        raise RefusedError(f"the knowledge of earlier studies can't be used: {error}") from None

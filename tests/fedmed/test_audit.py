@@ -228,3 +228,30 @@ def test_two_writers_share_one_chain(tmp_path: Path):
     other.append("event", {})
     one.append("event", {})
     assert [entry.index for entry in other.entries()] == [0, 1, 2]
+
+
+def test_append_all_writes_one_valid_chain(tmp_path: Path):
+    """Several entries appended together follow each other and what was there, and are those that are returned."""
+    log = log_of(tmp_path / "log.jsonl", 2)
+    written = log.append_all([("event", {"number": 2}), ("other", {"number": 3})])
+    stored = ChainLog(tmp_path / "log.jsonl").entries()
+    audit.verify(stored)
+    assert [entry.index for entry in stored] == [0, 1, 2, 3]
+    assert stored[2:] == written
+    assert log.append_all([]) == []
+    assert log.append("event", {}).index == 4
+
+
+def test_append_all_drops_a_torn_line_and_refuses_a_changed_log(tmp_path: Path):
+    """A torn last line is cut off first; a chain that does not verify is refused and left as it is."""
+    path = tmp_path / "log.jsonl"
+    log_of(path, 1)
+    with path.open("ab") as file:
+        file.write(b'{"digest": "torn')
+    ChainLog(path).append_all([("event", {"number": 1}), ("event", {"number": 2})])
+    audit.verify(ChainLog(path).entries())
+    changed = path.read_bytes().replace(b'"number":1', b'"number":7')
+    path.write_bytes(changed)
+    with pytest.raises(IntegrityError):
+        ChainLog(path).append_all([("event", {})])
+    assert path.read_bytes() == changed

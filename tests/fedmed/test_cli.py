@@ -1,22 +1,27 @@
 """Behaviour of the `fedmed` command itself: finding subcommands, exit codes, one line for an error."""
 
+from importlib.metadata import entry_points
+
 import pytest
 
 from fedmed import __version__
-from fedmed.cli import main
+from fedmed.cli import GROUP, main
+
+COMMANDS = ", ".join(sorted(entry.name for entry in entry_points(group=GROUP)))
 
 
 def test_an_unknown_command_names_those_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
     """A typing mistake ends with exit code 2, one line and the list."""
     assert main(["simulat"]) == 2
-    assert capsys.readouterr().err == "fedmed: unknown command 'simulat'; expected one of: simulate\n"
+    assert {"consortium", "simulate"} <= set(COMMANDS.split(", "))
+    assert capsys.readouterr().err == f"fedmed: unknown command 'simulat'; expected one of: {COMMANDS}\n"
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
 def test_help_lists_the_commands(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Without a command, the usage is shown and nothing runs."""
     assert main(words) == 0
-    assert "commands: simulate" in capsys.readouterr().out
+    assert f"commands: {COMMANDS}\n" in capsys.readouterr().out
 
 
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:

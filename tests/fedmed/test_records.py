@@ -15,6 +15,7 @@ from fedmed.records import (
     ContinualSpec,
     DataSpec,
     ModelSpec,
+    OptimiserSpec,
     Plan,
     PrivacySpec,
     TrainingSpec,
@@ -271,3 +272,44 @@ def test_a_study_has_a_printable_name(study: str):
     """A name can't forge a line in a log."""
     with pytest.raises(ValueError, match="printable"):
         replace(PLAN, study=study)
+
+
+ADAPTED = ModelSpec(family="tabular-transformer", adapter="lora")
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "message"),
+    [
+        ({"lora_rule": "flora"}, {}, "needs the factors of every site, and a secure sum hides them"),
+        ({"lora_rule": "fedsvd", "adapter": "full"}, {}, "where the whole model is trained"),
+        ({"lora_rule": "fedsvd", "lora_rank": 64}, {}, "lora_rank must be at most width"),
+        ({"lora_rule": "fedsvd"}, {}, "continual.fisher must be delta-w"),
+        ({"lora_rule": "rolora"}, {"optimiser": OptimiserSpec(kind="fedadam")}, "optimiser.kind must be fedavg"),
+        ({"lora_rule": "rolora"}, {"training": {"average_from": 0.5}}, "average_from must be 1"),
+        ({"lora_rule": "fedit"}, {"continual": {"fisher": "delta-w"}}, "one factor of an adapter"),
+        ({"lora_rule": "mr-mtl"}, {}, "it is the pull to the mean"),
+        (
+            {"lora_rule": "mr-mtl"},
+            {
+                "training": {"proximal": 0.5, "local_steps": 1, "sample_rate": 1.0},
+                "privacy": {"trust_model": "distributed"},
+                "aggregation": {"kind": "secure"},
+            },
+            "privacy.trust_model must be local with lora_rule mr-mtl",
+        ),
+        ({}, {"training": {"proximal": 4.0}}, "must be below 2 / learning_rate"),
+        ({}, {"continual": {"penalty": -1.0}}, "penalty must be at least 0"),
+    ],
+)
+def test_a_rule_is_refused_where_it_would_not_hold(model: Any, changes: Any, message: str):
+    """Each combination that is not exact, or has no meaning, is refused with what to do instead."""
+
+    def refused() -> Plan:
+        parts = {
+            name: replace(getattr(PLAN, name), **change) if isinstance(change, dict) else change
+            for name, change in changes.items()
+        }
+        return replace(PLAN, model=replace(ADAPTED, **model), **parts)
+
+    with pytest.raises(ValueError, match=message):
+        refused()

@@ -1,5 +1,6 @@
 """A study over secure aggregation: the same model as in the clear, and nothing of one site on the wire."""
 
+import os
 from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
@@ -12,11 +13,16 @@ import pytest
 from federation import PRIVATE, SECURE, Consortium, build_consortium, sign_in, twin_of
 
 from fedmed.errors import SiteFailureError
-from fedmed.exchange import Answer, Task, answer_from_bytes
+from fedmed.exchange import Answer, Round, Task, Work, answer_from_bytes
 from fedmed.records import OptimiserSpec, TrustModel, digest
 from fedmed.secagg import masking, parcels
-from fedmed.secagg.messages import Masked
+from fedmed.secagg.bindings import signed_of_advert
+from fedmed.secagg.dealing import make_pair
+from fedmed.secagg.messages import Masked, Offer, Turn
+from fedmed.secagg.server import begin, step
+from fedmed_server.attempt_store import AttemptStore
 from fedmed_server.checkpoint import load_progress
+from fedmed_server.secure import SecureAggregator
 from fedmed_sim.entropy import SimulatedEntropy
 from fedmed_site.agent import SiteAgent
 from fedmed_site.home import SiteHome
@@ -29,6 +35,18 @@ PHASES = ("query.offer", "train.share", "train.mask", "query.certify", "query.un
 def consortium(tmp_path: Path) -> Consortium:
     """Four prepared sites under one roster."""
     return build_consortium(tmp_path, sites=4, rows=120)
+
+
+def offer_for(consortium: Consortium) -> Offer:
+    """Return fair terms of a first round."""
+    return Offer(
+        turn=Turn(run="run", round=0, attempt=0),
+        cohort=consortium.roster.names,
+        threshold=3,
+        roster=consortium.roster.digest(),
+        model=bytes(32),
+        lengths=(4, 1, 0),
+    )
 
 
 def model_of(consortium: Consortium, state: Path, **changes: object) -> np.ndarray:
@@ -364,3 +382,78 @@ def test_an_upload_that_others_certified_is_not_noised_twice_under_one_charge(
     ledger = SiteAgent.open(consortium.homes[0]).ledger("tiny")
     charges = [str(entry.body.get("charge_id", "")) for entry in ledger._log.entries() if entry.kind == "charged"]
     assert sum("train.fit/0" in charge for charge in charges) == (2 if trust == "distributed" else 1)
+
+
+def test_every_segment_of_a_round_is_charged_anew_on_its_own(consortium: Consortium, tmp_path: Path) -> None:
+    """Fisher information that was worked anew does not make the update beside it look fresh, or the other way round."""
+    plan = consortium.plan(
+        aggregation=replace(SECURE, attempts=1),
+        training=replace(consortium.plan().training, rounds=1, local_steps=1),
+        privacy=replace(PRIVATE, trust_model="distributed", distance=1e-9),
+    )
+    channel = consortium.channel(plan)
+    cohort = dict(enumerate(consortium.roster.names))
+    model = np.zeros(4, np.float32)
+    store = AttemptStore(tmp_path / "secagg")
+    aggregator = SecureAggregator(plan.aggregation, roster=consortium.roster, store=store, rounds=1)
+    both: tuple[Work, ...] = ("train.fit", "train.fisher")
+    rounds: tuple[tuple[int, tuple[Work, ...]], ...] = ((0, ("train.fisher",)), (0, both), (1, both))
+    for number, works in rounds:
+        aggregator._next_attempt = lambda _asked, number=number: number
+        asked = Round(works=works, plan_digest=digest(plan), arrays={"model": model}, size=4)
+        aggregator.collect(channel, asked, cohort)
+        (tmp_path / "secagg" / "attempt.json").unlink()
+    ledger = SiteAgent.open(consortium.homes[0]).ledger("tiny")
+    entries = [entry for entry in ledger._log.entries() if entry.kind == "charged"]
+    charges = [str(entry.body["charge_id"]).partition("/")[2] for entry in entries]
+    assert charges == [
+        "train.fisher/0",
+        "train.fit/0",
+        "train.fisher/0/again-1",
+        "train.fit/0/again-1",
+        "train.fisher/0/again-2",
+    ]
+
+
+def test_a_second_study_from_the_same_start_is_another_release(consortium: Consortium, tmp_path: Path) -> None:
+    """Equal clipped sums of two plans are each noised and charged; neither plan is refused for the other's sake."""
+    shared = replace(PRIVATE, trust_model="distributed", distance=1e-9)
+    training = replace(consortium.plan().training, rounds=1, local_steps=1)
+    for seed in (1, 2):
+        plan = consortium.plan(aggregation=SECURE, training=training, privacy=shared, seed=seed)
+        assert consortium.runner(plan, tmp_path / str(seed)).run().rounds == 1
+
+
+@pytest.mark.parametrize("array", [np.zeros(4, "datetime64[s]"), np.zeros(4), np.zeros((2, 2), np.uint8)])
+def test_a_masked_vector_of_another_kind_is_its_sites_fault(
+    consortium: Consortium, tmp_path: Path, array: np.ndarray
+) -> None:
+    """One hostile reply can't end the coordinator; its site is named and the others go on."""
+    plan = consortium.plan(aggregation=SECURE)
+    channel = consortium.channel(plan)
+    original = channel.agent
+
+    class Hostile:
+        def __init__(self, agent: SiteAgent) -> None:
+            self.agent = agent
+
+        def respond(self, plan_json: bytes, task: Task) -> Answer:
+            reply = self.agent.respond(plan_json, task)
+            return replace(reply, arrays={"0": array}) if task.action == "train.mask" else reply
+
+    channel.agent = lambda address: Hostile(original(address)) if address == 3 else original(address)
+    runner = consortium.runner(plan, tmp_path / "state", channel=channel)
+    assert runner.run().rounds == 3
+    assert {failure.site for failure in runner._listener.failures} == {"h4"}
+
+
+def test_a_site_whose_keys_are_another_ones_is_named(consortium: Consortium) -> None:
+    """Two adverts with one key would make every site refuse, so the coordinator drops the second and names it."""
+    state, _ = begin(roster=consortium.roster, offer=offer_for(consortium))
+    keys = [SiteAgent.open(home).membership.signing_key() for home in consortium.homes]
+    pair = make_pair(state.offer, site="h1", signing_key=keys[0], entropy=os.urandom)
+    state, _ = step(state, pair.advert)
+    stolen = replace(pair.advert, site="h2")
+    stolen = replace(stolen, signature=keys[1].sign(signed_of_advert(stolen, state.offer)))
+    state, _ = step(state, stolen)
+    assert [fault.site for fault in state.faults] == ["h2"]

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from federation import PRIVATE, Consortium, MemoryChannel, SilentListener, build_consortium
+from federation import PRIVATE, WARDS, Consortium, MemoryChannel, SilentListener, build_consortium, twin_of
 
-from fedmed.errors import IntegrityError, ProtocolError, SiteFailureError
-from fedmed.exchange import Task
+from fedmed.errors import ConfigError, IntegrityError, ProtocolError, SiteFailureError
+from fedmed.exchange import Failure, Task
 from fedmed.learning.ewc import Knowledge
-from fedmed.records import AggregationSpec, Plan, canonical_json, digest
+from fedmed.records import AggregationSpec, Plan, PrivacySpec, canonical_json, digest
 from fedmed_server.aggregators import InsecureAggregator
 from fedmed_server.result import load_knowledge
 from fedmed_server.study import StudyFolders, StudyRunner
@@ -171,6 +171,81 @@ def test_consolidation_keeps_what_the_fisher_marks(consortium: Consortium, tmp_p
     moved = np.abs(load_knowledge(tmp_path / "state").anchor - anchor)
     assert moved[[0, 2]].max() < 1e-4
     assert moved[[1, 3]].min() > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("privacy", [None, PRIVATE], ids=["plain", "private"])
+def test_both_uses_of_earlier_knowledge_keep_the_first_study(
+    consortium: Consortium, tmp_path: Path, privacy: PrivacySpec | None
+) -> None:
+    """After a study of the other ward, closed form, penalty, and penalty beside a proximal term all beat forgetting."""
+    changes = {"training": replace(consortium.plan().training, rounds=4, learning_rate=0.5)}
+    if privacy is not None:
+        changes |= {"privacy": replace(privacy, noise_multiplier=0.3, release_noise_multiplier=0.3, epsilon=500.0)}
+    views = [replace(consortium.plan().data, cohort_column="ward", cohort=(ward,)) for ward in WARDS]
+    first = consortium.plan(data=views[0], **changes)
+    consortium.runner(first, tmp_path / "first").run()
+    knowledge = load_knowledge(tmp_path / "first")
+    strong = 1.0 / float(knowledge.fisher.max())
+    kept = {}
+    for name, strength, penalty, mu in (
+        ("naive", 0.0, 0.0, 0.0),
+        ("closed form", 4 * strong, 0.0, 0.0),
+        ("penalty", 0.0, strong, 0.0),
+        ("penalty and proximal", 0.0, strong, 0.5),
+    ):
+        held = twin_of(consortium, tmp_path / name)
+        continual = replace(
+            first.continual, strength=strength, penalty=penalty, release_fisher=False, earlier=(views[0],)
+        )
+        training = replace(changes["training"], proximal=mu)
+        plan = held.plan(study="second", data=views[1], continual=continual, **(changes | {"training": training}))
+        held.runner(plan, tmp_path / f"{name} state", knowledge=knowledge).run()
+        found = [SiteAgent.open(home).evaluations.read(digest(plan)) for home in held.homes]
+        kept[name] = np.mean([record.accuracy for records in found for record in records if record.view == 1])
+    assert min(value for name, value in kept.items() if name != "naive") > kept["naive"] + 0.03, kept
+
+
+def test_earlier_knowledge_travels_only_where_sites_use_it(consortium: Consortium, tmp_path: Path) -> None:
+    """Anchor and Fisher information come with each round of a plan that has a penalty, and with no other."""
+    knowledge = Knowledge(anchor=np.zeros(4), fisher=np.ones(4))
+    for penalty, names in ((0.0, {"model"}), (0.1, {"model", "anchor", "fisher"})):
+        held = twin_of(consortium, tmp_path / f"twin-{penalty}")
+        plan = held.plan(continual=replace(held.plan().continual, penalty=penalty))
+        channel = held.channel(plan)
+        held.runner(plan, tmp_path / f"state-{penalty}", channel=channel, knowledge=knowledge).run()
+        assert all(set(task.arrays) == names for _, task, _ in channel.seen if task.action == "train.fit")
+
+
+def test_a_penalty_whose_steps_overshoot_is_refused_before_any_round(consortium: Consortium, tmp_path: Path) -> None:
+    """The coordinator says which strength would do."""
+    knowledge = Knowledge(anchor=np.zeros(4), fisher=np.ones(4))
+    plan = consortium.plan(continual=replace(consortium.plan().continual, penalty=3.0))
+    channel = consortium.channel(plan)
+    with pytest.raises(ConfigError, match="use a penalty below 2 or"):
+        consortium.runner(plan, tmp_path / "state", channel=channel, knowledge=knowledge).run()
+    assert {task.action for _, task, _ in channel.seen} == {"query.describe"}
+
+
+def test_a_site_charges_nothing_for_a_pull_that_it_cannot_use(consortium: Consortium) -> None:
+    """Knowledge that is missing, of another length or not finite is refused before the ledger is touched."""
+    continual = replace(consortium.plan().continual, penalty=0.1, knowledge_digest="0" * 64)
+    plan = consortium.plan(continual=continual, privacy=PRIVATE)
+    model = {"model": np.zeros(4, dtype=np.float32)}
+    four, five = np.ones(4, dtype=np.float32), np.ones(5, dtype=np.float32)
+    agent = SiteAgent.open(consortium.homes[0])
+    for arrays in (
+        model,
+        model | {"anchor": five, "fisher": five},
+        model | {"anchor": four, "fisher": -four},
+        model | {"anchor": four * np.float32(np.nan), "fisher": four},
+        model | {"frozen": four, "anchor": four, "fisher": four},
+    ):
+        task = Task(action="train.fit", plan_digest=digest(plan), arrays=arrays)
+        reply = agent.respond(canonical_json(plan), task)
+        assert isinstance(reply, Failure)
+        assert reply.code == "RefusedError"
+    assert agent.ledger("tiny").spent() == 0
 
 
 def test_knowledge_of_another_model_is_refused(consortium: Consortium, tmp_path: Path) -> None:

@@ -297,7 +297,7 @@ def test_a_ring_too_small_for_the_sites_is_refused():
 
 
 def test_shared_noise_costs_what_its_distance_costs():
-    """The noise that the planner finds for a coarse ring is no smaller than for a fine one, and both keep the budget."""
+    """A coarse ring takes no less noise than a fine one, and with either the budget is kept."""
     privacy = replace(SETTINGS.privacy, trust_model="distributed")
     plan_settings = replace(SETTINGS.plan, local_steps=1, sample_rate=1.0)
     secagg = replace(SETTINGS.secagg, kind="secure", min_sites=3)

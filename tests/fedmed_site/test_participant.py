@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from federation import PRIVATE, SECURE, Consortium, MemoryChannel, answer_in_child, build_consortium, sign_in, twin_of
 
-from fedmed.errors import IntegrityError, UsageError
+from fedmed.errors import IntegrityError, RefusedError, UsageError
 from fedmed.exchange import Answer, Failure, Round, Task, run_of
 from fedmed.records import Plan, canonical_json, digest
 from fedmed.secagg import parcels, wire
-from fedmed.secagg.messages import Finish, MaskRequest, Offer, Refusal, Turn
+from fedmed.secagg.messages import Finish, MaskRequest, Offer, Refusal, ShareRequest, Turn
 from fedmed.secagg.roster import sign_roster
 from fedmed.secagg.roster_file import roster_to_bytes
 from fedmed_server.checkpoint import load_progress
@@ -196,7 +196,7 @@ def test_an_expired_roster_is_refused(consortium: Consortium) -> None:
     membership = SiteAgent.open(consortium.homes[0]).membership
     membership.renew(signed, now=now)
     assert membership.roster(now=now).serial == 2
-    with pytest.raises(IntegrityError, match="clock"):
+    with pytest.raises(RefusedError, match="clock"):
         membership.roster(now=now + timedelta(days=2))
 
 
@@ -238,6 +238,35 @@ def test_a_damaged_state_is_not_used(consortium: Consortium) -> None:
     reply = ask(consortium, plan, task_of(asked, offer_of(consortium, asked)))
     assert isinstance(reply, Failure)
     assert reply.code == "IntegrityError"
+
+
+def test_a_lost_state_is_no_fresh_start(consortium: Consortium) -> None:
+    """Whoever removes the state removes what was spent, so a site without it takes no part."""
+    plan = secure_plan(consortium)
+    asked = start_of(plan)
+    (consortium.homes[0] / "secagg" / "state.sealed").unlink()
+    reply = ask(consortium, plan, task_of(asked, offer_of(consortium, asked)))
+    assert isinstance(reply, Failure)
+    assert reply.code == "IntegrityError"
+
+
+def test_what_is_not_agreed_does_not_fill_the_disk(consortium: Consortium) -> None:
+    """Arrays that come with a message that the site refuses are not kept."""
+    plan = secure_plan(consortium)
+    asked = start_of(plan)
+    ask(consortium, plan, task_of(asked, offer_of(consortium, asked, threshold=1)))
+    forged = ShareRequest(offer=offer_of(consortium, asked), adverts=())
+    ask(consortium, plan, task_of(asked, forged, action="train.share", arrays=asked.arrays))
+    rounds = consortium.homes[0] / "secagg" / "rounds"
+    assert not rounds.is_dir() or not list(rounds.iterdir())
+
+
+def test_a_round_of_another_size_than_its_model_is_refused_before_any_charge(consortium: Consortium) -> None:
+    """An offer whose work could not be uploaded costs nothing."""
+    plan = secure_plan(consortium)
+    asked = replace(start_of(plan), size=SIZE + 1)
+    offer = offer_of(consortium, asked, lengths=(SIZE + 1, 1, 0))
+    assert "the model's size" in reason_of(ask(consortium, plan, task_of(asked, offer)))
 
 
 def test_an_unforeseen_error_in_training_leaves_no_text(

@@ -114,3 +114,16 @@ def test_an_update_in_clear_needs_the_sites_consent():
     with pytest.raises(RefusedError, match="only under secure aggregation"):
         CAPPED.check(clear)
     replace(CAPPED, allow_insecure_aggregation=True).check(clear)
+
+
+def test_shared_noise_needs_the_sites_consent():
+    """A coordinator can't choose the weaker trust model for a site, nor let its shape eat the site's delta."""
+    base = plan(PRIVATE)
+    training = replace(base.training, local_steps=1, sample_rate=1.0)
+    shared = replace(base, training=training, privacy=replace(PRIVATE, trust_model="distributed", distance=1e-9))
+    with pytest.raises(RefusedError, match="adds all of the noise itself"):
+        CAPPED.check(shared)
+    willing = replace(CAPPED, allow_shared_noise=True)
+    willing.check(shared)
+    with pytest.raises(RefusedError, match=r"within 1\.0e-08 of a Gaussian"):
+        willing.check(replace(shared, privacy=replace(shared.privacy, distance=2e-8)))

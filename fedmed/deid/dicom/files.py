@@ -256,6 +256,8 @@ def _read(data: bytes) -> _Source:
         data, at = _inflate(data[at:]), 0
     syntax = Syntax(implicit=transfer_syntax == IMPLICIT, little=transfer_syntax != BIG_ENDIAN)
     dataset = {element.tag: element for element in parse(data, at, syntax=syntax, vr_of=vr_of())}
+    if any(tag in dataset and len(texts(dataset[tag].value)) > 1 for tag in (SOP_CLASS, INSTANCE_UID)):
+        raise QuarantineError("malformed")  # each has one value in every IOD (PS3.3 C.12.1)
     sop_class = _uid(dataset, SOP_CLASS) or _uid(meta, _META_CLASS)
     instance = _uid(dataset, INSTANCE_UID) or _uid(meta, _META_INSTANCE)
     if sop_class != "1.2.840.10008.1.3.10" and not instance:

@@ -15,9 +15,9 @@ What it does not do: weekdays, feasts and seasons on their own; relative dates (
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 
-from fedmed.deid.text.patterns import at_word_start
+from fedmed.deid.text.patterns import at_word_start, listed
 from fedmed.deid.text.reading import Reading
 from fedmed.deid.text.spans import Span
 
@@ -37,9 +37,9 @@ class WrittenDate:
 def find_dates(reading: Reading) -> list[WrittenDate]:
     """Return the dates in order; where two forms overlap, the one that starts first, or else is longer."""
     view, lower = reading.view, reading.lower
-    found = [_numeric(view, lower)]
+    found: list[Iterator[WrittenDate]] = [_numeric(view, lower)]
     if "年" in view or "月" in view:
-        found += [map(_written, pattern.finditer(view)) for pattern in _CHINESE]
+        found.append(_chinese(view))
     found += [_around_month(view, lower, month) for month in _MONTH_WORD.finditer(lower)]
     if "19" in view or "20" in view:
         found.append(_from_run([match.span("y")], "y") for match in _BARE_YEAR.finditer(lower))
@@ -59,38 +59,63 @@ def _written(match: re.Match[str]) -> WrittenDate:
 # --- Chinese --------------------------------------------------------------------------------------------------
 
 _ZERO = "〇零○"
-_ZH_MONTH = "(?P<m>1[0-2]|0?[1-9]|十[一二]?|[一二三四五六七八九]|元|正|腊|冬)"
-_ZH_DAY = "3[01]|[12][0-9]|0?[1-9]|三十一?|二十[一二三四五六七八九]?|廿[一二三四五六七八九]?|初?十[一二三四五六七八九]?|初?[一二三四五六七八九]"
-_ZH_YEAR = f"(?:19|20)[0-9]{{2}}|[一二][{_ZERO}九一][{_ZERO}一二三四五六七八九]{{2}}"
-_ZH_SHORT_YEAR = f"[0-9]{{2}}|[{_ZERO}九一二][{_ZERO}一二三四五六七八九]"
+_NUMERAL = f"{_ZERO}一二三四五六七八九"
+_ZH_DAY = "[0-9]{1,2}|三十一?|二十[一二三四五六七八九]?|廿[一二三四五六七八九]?|初?十[一二三四五六七八九]?|初?[一二三四五六七八九]"
+_ZH_MONTH = "[0-9]{1,2}|十[一二]?|[一二三四五六七八九]|元|正|腊|冬"
 _ZH_REST = rf"(?: ?(?:-|~|至|到) ?(?P<d2>{_ZH_DAY}) ?[日号])?(?: ?\(? ?(?:星期|周|礼拜)(?P<w>[一二三四五六日天]) ?\)?)?"
-_EDITION = "(?: ?[A-Z]{2}|[）)》]|.{0,12}(?:版|指南|标准|共识|分类|分型|诊断依据))"  # the year of a guideline is nobody's
-_ZH_BEFORE = f"(?<![0-9.{_ZERO}一二三四五六七八九十])"
-_CHINESE = tuple(
-    re.compile(pattern)
-    for pattern in (
-        f"{_ZH_BEFORE}(?P<y>{_ZH_YEAR}|{_ZH_SHORT_YEAR}) ?年 ?{_ZH_MONTH} ?月份? ?(?P<d>{_ZH_DAY})(?: ?[日号]|(?![0-9:])){_ZH_REST}",
-        f"{_ZH_BEFORE}(?P<y>{_ZH_YEAR}|(?<=[于自从在至到])(?:{_ZH_SHORT_YEAR})) ?年 ?{_ZH_MONTH} ?月(?:份|底|初|中旬|上旬|下旬)?",
-        f"{_ZH_BEFORE}(?<!年)(?<!年 ){_ZH_MONTH} ?月份? ?(?P<d>{_ZH_DAY}) ?[日号]{_ZH_REST}",
-        f"{_ZH_BEFORE}(?P<y>{_ZH_YEAR}) ?年(?![以之]?[内余多来前后龄资]|[余多]| ?(?:病史|间|期)|{_EDITION})",
-    )
+_ZH_YEAR = re.compile(  # the first character is consumed before it is looked at: so the search skips to it at once
+    rf"(?P<y>[0-9{_NUMERAL}](?<![0-9.{_NUMERAL}十].)(?:(?:(?<=1)9|(?<=2)0)[0-9]{{2}}|(?<=[一二])[{_ZERO}九一][{_NUMERAL}]{{2}}"
+    rf"|[0-9{_NUMERAL}])) ?年(?: ?(?P<m>{_ZH_MONTH}) ?月(?:份|底|初(?!{_ZH_DAY})|[上中下]旬)?"
+    rf"(?: ?(?P<d>{_ZH_DAY})(?: ?[日号]|(?![0-9:])){_ZH_REST})?)?"
 )
+_ZH_MONTH_DAY = re.compile(
+    rf"(?P<m>[0-9十一二三四五六七八九元正腊冬](?<![0-9.{_NUMERAL}十].)(?:(?<=[01])[0-9]|(?<=十)[一二])?)"
+    rf" ?月份? ?(?P<d>{_ZH_DAY}) ?[日号]{_ZH_REST}"
+)
+_NO_YEAR = re.compile(  # a duration, or the year of a guideline, which is nobody's
+    "[以之]?[内余多来前后龄资]|[余多]| ?(?:病史|间|期)|(?: ?[A-Z]{2}|[）)》]|.{0,12}(?:版|指南|标准|共识|分类|分型|诊断依据))"
+)
+
+
+def _chinese(view: str) -> Iterator[WrittenDate]:
+    """Yield the dates with 年 and 月; a year of two digits needs a day, or a word such as 于 before it."""
+    for match in _ZH_YEAR.finditer(view):
+        short = match.end("y") - match.start("y") == 2
+        if (
+            match["d"] is None
+            and short
+            and (match["m"] is None or view[match.start() - 1 : match.start()] not in _SINCE)
+        ):
+            continue
+        if match["m"] is None and _NO_YEAR.match(view, match.end()):
+            continue
+        yield _written(match)
+    yield from map(_written, _ZH_MONTH_DAY.finditer(view))
+
+
+_SINCE = frozenset("于自从在至到")
 
 # --- digits ---------------------------------------------------------------------------------------------------
 
 _RUN = re.compile(
-    r"[0-9](?<![0-9].)(?<![0-9][.,].)[0-9]*(?:(?: ?[\-/.~至到] ?[0-9]+)+|(?<=[0-9]{8})(?:[T_ ](?:[01][0-9]|2[0-3])[0-5][0-9]){0,1})(?![0-9])"
+    r"[0-9](?<![0-9].)(?<![0-9][.,].)[0-9]*(?:(?:(?:[/.]| ?[\-~至到] ?)[0-9]+)+|(?<=[0-9]{8})(?:[T_ "
+    r"](?:[01][0-9]|2[0-3])[0-5][0-9]){0,1})(?![0-9])"
     r"|(?<![0-9])(?:19|20)[0-9]{12}(?![0-9])"
 )
 _DIGITS = re.compile(r"[0-9]+")
 _COMPACT = re.compile(r"(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])")
 _UNIT = re.compile(
-    r" ?(?:%|(?:m[gl]|mcg|ug|ng|pg|g|kg|mm|cm|ml|l|dl|cc|iu|u|units?|kcal|cal|calories|ms|copies|cells|hours?|times|weeks?|months?|years?"
+    r" ?(?:%|(?:m[gl]|mcg|ug|ng|pg|g|kg|mm|cm|ml|l|dl|cc|iu|u|units?|kcal|cal|calories|ms|copies|cells"
+    r"|hours?|times|weeks?|months?|years?"
     r"|scale|strength|grade|murmur|of|to|pounds?|lbs?|mmhg)(?![a-z])|[×*^]|毫|克|升|单位|个|次|分|岁|天|周|小时)"
 )
 _BEFORE_DAY = re.compile(
-    r"(?<![a-z])(?:on|since|until|dated?|as of|dob|seen|admitted|discharged|visit|last|scheduled for|due)(?: on)?[ :]{1,2}$|[于至自从]$"
+    r"(?<![a-z])(?:on|since|until|dated?|as of|dob|seen|admitted|discharged|visit|last|scheduled for"
+    r"|due|labs?|comparison|diagnosed|follow[ \-]up|dictated|transcribed|exam|service|dos|[dt])(?: "
+    r"on)?[ :]{1,2}$|[于至自从]$"
 )
+_NO_DENOMINATORS = frozenset((13, 14, 17, 18, 19, 21, 22, 23, 25, 26, 27, 28, 29, 31))  # no scale ends there
+_SCORE = re.compile(r"(?:score|scale|gcs|strength|grade|vision|acuity|ratio)[a-z :]*$")
 _BEFORE_MONTH = re.compile(r"[于自从在曾约]$")
 
 
@@ -98,7 +123,7 @@ def _numeric(view: str, lower: str) -> Iterator[WrittenDate]:
     """Yield the dates among the runs of digits: a run is read as a whole, so that 1.2.3.4 holds no date."""
     for run in _RUN.finditer(view):
         spans = [match.span() for match in _DIGITS.finditer(view, run.start(), run.end())]
-        marks = [view[left[1] : right[0]].strip() or " " for left, right in zip(spans, spans[1:], strict=False)]
+        marks = [view[left[1] : right[0]].strip() or " " for left, right in pairwise(spans)]
         after_letter = view[run.start() - 1 : run.start()].isalpha() and view[run.start() - 1].isascii()
         at = 0
         while at < len(spans):
@@ -125,11 +150,13 @@ def _order(view: str, lower: str, spans: list[tuple[int, int]], marks: list[str]
     mark = marks[0] if marks else ""
     if len(spans) >= 3 and mark in "-/." and marks[1] == mark and (len(marks) < 3 or marks[2] != mark):
         if sizes[0] == 4 and _plausible(view, spans[0]):
-            return "ymd" if values[1] <= 12 and values[2] <= 31 and max(sizes[1:3]) <= 2 else ""
+            return "ymd" if max(sizes[1:3]) <= 2 else ""
         long_year = sizes[2] == 4 and _plausible(view, spans[2])
         short_year = sizes[2] == 2 and (mark == "/" or sizes[:2] == [2, 2] or (mark == "-" and values[2] >= 10))
         if max(sizes[:2]) <= 2 and min(values[:2]) >= 1 and (long_year or short_year):
-            return "mdy" if values[0] <= 12 and values[1] <= 31 else "dmy" if values[1] <= 12 and values[0] <= 31 else ""
+            if values[1] <= 12 < values[0] <= 31:
+                return "dmy"
+            return "mdy" if long_year or (values[0] <= 12 and values[1] <= 31) else ""
     if len(spans) >= 2 and (len(marks) < 2 or marks[1] != mark) and not _UNIT.match(lower, spans[1][1]):
         return _order_of_two(view, lower, spans, mark)
     return ""
@@ -149,7 +176,9 @@ def _order_of_two(view: str, lower: str, spans: list[tuple[int, int]], mark: str
         return ""
     if sizes[1] == 4 and mark in "/-" and _plausible(view, spans[1]):
         return "my"
-    return "md" if sizes[1] <= 2 and mark in "/-" and 1 <= number <= 31 and _BEFORE_DAY.search(before) else ""
+    plain = mark == "/" and number in _NO_DENOMINATORS and not _SCORE.search(before)
+    dated = plain or _BEFORE_DAY.search(before) is not None
+    return "md" if sizes[1] <= 2 and mark in "/-" and 1 <= number <= 31 and dated else ""
 
 
 def _plausible(view: str, span: tuple[int, int]) -> bool:
@@ -163,11 +192,18 @@ def _from_run(spans: list[tuple[int, int]], order: str) -> WrittenDate:
 
 # --- English --------------------------------------------------------------------------------------------------
 
-_MONTH = r"(?P<m>jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)(?![a-z])\.?"
+_MONTH = (
+    r"(?P<m>jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?"
+    r"|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)(?![a-z])\.?"
+)
 _MONTH_WORD = re.compile(
     at_word_start(
-        "jan(?:uary)?,feb(?:ruary)?,mar(?:ch)?,apr(?:il)?,may,june?,july?,aug(?:ust)?,sept?(?:ember)?,oct(?:ober)?,"
-        "nov(?:ember)?,dec(?:ember)?".split(","),
+        listed(
+            "jan(?:uary)?,feb(?:ruary)?,mar(?:ch)?,apr(?:il)?,may,june?,july?,aug(?:ust)?,sept?(?:ember)?,"
+            "oct(?:ober)?,"
+            "nov(?:ember)?,dec(?:ember)?",
+            by=",",
+        ),
         border="a-z",
     )
     + "(?![a-z])"
@@ -179,7 +215,10 @@ _ENGLISH = tuple(
     re.compile(pattern)
     for pattern in (
         rf"{_WEEKDAY}{_MONTH}[ \-]?{_DAY}(?![0-9a-z])(?![./][0-9])(?:[, \-]{{1,2}}(?:of )?{_FULL_YEAR})?",
-        rf"{_WEEKDAY}(?<![0-9./])(?:the )?{_DAY}[ \-]?(?:day )?(?:of )?{_MONTH}(?:[, \-]{{0,2}}(?P<y>(?:19|20)[0-9]{{2}}|(?<=-)[0-9]{{2}})(?![0-9]))?",
+        (
+            rf"{_WEEKDAY}(?<![0-9./])(?:the )?{_DAY}[ \-]?(?:day )?(?:of )?{_MONTH}(?:[, \-]{{0,2}}(?P<y>(?:19"
+            rf"|20)[0-9]{{2}}|(?<=-)[0-9]{{2}})(?![0-9]))?"
+        ),
         rf"(?<![a-z]){_MONTH},?[ \-](?:of )?{_FULL_YEAR}",
         rf"(?<![0-9a-z./]){_FULL_YEAR}[ \-,]{{1,2}}{_MONTH}[ \-]{_DAY}(?![0-9a-z])",
         rf"(?<![a-z]){_MONTH} ?'(?P<y>[0-9]{{2}})(?![0-9])",
@@ -187,10 +226,13 @@ _ENGLISH = tuple(
 )
 _BARE_YEAR = re.compile(
     at_word_start(
-        "in,since,until,circa,during,from,early,late,mid,year,born,through,by,of,after,before,around,and,to".split(",")
+        listed(
+            "in,since,until,circa,during,from,early,late,mid,year,born,through,by,of,after,before,around,and,to", by=","
+        )
     )
     + r"[ \-](?:the year |early |late |mid-? ?|about |approximately )?(?P<y>(?:19[2-9]|20[0-4])[0-9])"
-    r"(?![0-9a-z/:])(?![.,][0-9]|-[0-9]{5})(?! ?(?:%|m[gl]|mcg|units?|cc|grams?|g|kcal|cal|hours|mm|ml|feet|people|patients|steps"
+    r"(?![0-9a-z/:])(?![.,][0-9]|-[0-9]{5})(?! ?(?:%|m[gl]|mcg|units?|cc|grams?|g|kcal|cal|hours|mm|ml"
+    r"|feet|people|patients|steps"
     r"|words|meters|iu)(?![a-z]))"
 )
 
@@ -208,4 +250,6 @@ def _is_month(view: str, match: re.Match[str]) -> bool:
     """A month has a capital: "may 5 times", "mar 3" and "march 2 miles" are none."""
     start, _ = match.span("m")
     sure = any(match.re.groupindex.get(part) and match[part] for part in ("y", "w", "o"))
+    if not sure and match["m"] != "may" and "d" in match.re.groupindex and view[:400].islower():
+        return True  # a note without capitals
     return view[start].isupper() or sure or match["m"] not in {"may", "mar", "march", "dec", "sep", "jan"}

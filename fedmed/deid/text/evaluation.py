@@ -19,7 +19,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fedmed.deid.text.gold import GoldNote, read_gold
+from fedmed.deid.text.gold import Entity, GoldNote, read_gold
 from fedmed.deid.text.pipeline import CleanedNote
 from fedmed.deid.text.spans import KINDS, Kind
 from fedmed.files import write_atomic
@@ -107,7 +107,7 @@ def evaluate(gold: Path, clean: Callable[[GoldNote], CleanedNote]) -> Evaluation
 def write_misses(evaluation: Evaluation, gold: Path, page: Path) -> None:
     """Write the HTML page that shows every miss in its context, readable by its owner alone.
 
-    The page holds patient data if the gold file does. At most `MAX_SHOWN` misses are shown, and it says how many are not.
+    The page holds patient data if the gold file does. It shows `MAX_SHOWN` misses at most and counts the others.
 
     Raises:
         DataError: The gold file is missing or a line is wrong.
@@ -149,7 +149,7 @@ class _Tally:
         marked = bytearray(len(note.text))
         for entity in note.entities:
             marked[entity.start : entity.end] = b"\1" * (entity.end - entity.start)
-            self._entity(line, note, entity.start, entity.end, entity.kind, masked)
+            self._entity(line, note, entity, masked)
         for decoy in note.decoys:
             marked[decoy.start : decoy.end] = b"\1" * (decoy.end - decoy.start)
             hit = tuple(index for index in range(decoy.start, decoy.end) if masked[index])
@@ -162,12 +162,11 @@ class _Tally:
         self.rest["other_masked"] += sum(masked[index] for index in other)
         self.notes += 1
 
-    def _entity(self, line: int, note: GoldNote, start: int, end: int, kind: Kind, masked: bytearray) -> None:
+    def _entity(self, line: int, note: GoldNote, entity: Entity, masked: bytearray) -> None:
+        start, end, kind = entity.start, entity.end, entity.kind
         units = _units(note, start, end)
         missed = [unit for unit in units if not all(masked[index] for index in range(*unit))]
-        self.counts[kind].update(
-            entities=1, found=not missed, units=len(units), masked=len(units) - len(missed)
-        )
+        self.counts[kind].update(entities=1, found=not missed, units=len(units), masked=len(units) - len(missed))
         if missed:
             where = tuple(index for unit in missed for index in range(*unit) if not masked[index])
             self.misses.append(Miss(line=line, start=start, end=end, kind=kind, missed=where))

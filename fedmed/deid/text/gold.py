@@ -49,9 +49,10 @@ class GoldNote:
     decoys: tuple[Decoy, ...] = ()
 
     def __post_init__(self) -> None:
-        for mark in (*self.entities, *self.decoys):
-            if not 0 <= mark.start < mark.end <= len(self.text):
-                raise ValueError(f"a span needs 0 <= start < end <= {len(self.text)}, got {mark.start} and {mark.end}")
+        spans = [(mark.start, mark.end) for mark in self.entities] + [(mark.start, mark.end) for mark in self.decoys]
+        for start, end in spans:
+            if not 0 <= start < end <= len(self.text):
+                raise ValueError(f"a span needs 0 <= start < end <= {len(self.text)}, got {start} and {end}")
 
 
 def read_gold(path: Path) -> Iterator[tuple[int, GoldNote]]:

@@ -70,7 +70,9 @@ def _segmenter() -> Any:
     try:
         jieba, posseg = importlib.import_module("jieba"), importlib.import_module("jieba.posseg")
     except ImportError as error:
-        raise UsageError("the option jieba needs the package jieba, which is not installed; pip install jieba") from error
+        raise UsageError(
+            "the option jieba needs the package jieba, which is not installed; pip install jieba"
+        ) from error
     jieba.setLogLevel(logging.CRITICAL)
     tokenizer = jieba.Tokenizer()
     with tempfile.TemporaryDirectory() as folder:

@@ -15,34 +15,37 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fedmed.deid.text import identifiers, names_en, names_zh, places_zh
-from fedmed.deid.text.patterns import any_of, at_word_start
-from fedmed.deid.text.reading import lowered
+from fedmed.deid.text import contexts_en, labels, names_zh, places_zh
+from fedmed.deid.text.patterns import listed
+from fedmed.deid.text.reading import CJK, lowered
 
-_ZH_NUMBERS = [f"{word}号" for word in (*identifiers.ZH_ID, *identifiers.ZH_RECORD)]
+_ZH_NUMBERS = [f"{word}号" for word in (*labels.ZH_ID, *labels.ZH_RECORD)]
 _ZH_PEOPLE = [word for word in names_zh.ROLE_OF if len(word) > 1]
-_ZH_LABELS = any_of(
-    [
-        *_ZH_NUMBERS, *_ZH_PEOPLE, *(f"{word}姓名" for word in _ZH_PEOPLE), *(f"{word}签名" for word in _ZH_PEOPLE), *places_zh.LABELS,
-        "身份证", "身份证号码", "年龄", "性别", "电话", "联系电话", "手机", "手机号", "手机号码", "本人电话", "家属电话", "出生日期", "生日", "邮箱", "电子邮箱",
-        "床号", "科室", "病区", "民族", "婚姻", "职业", "日期", "入院时间", "入院日期", "出院日期", "医院", "单位",
-    ]
-)  # fmt: skip
+_ZH_LABELS = (
+    *_ZH_NUMBERS,
+    *_ZH_PEOPLE,
+    *(f"{word}{ending}" for word in _ZH_PEOPLE for ending in ("姓名", "签名")),
+    *places_zh.LABELS,
+    *listed(
+        "身份证 身份证号码 年龄 性别 电话 联系电话 手机 手机号 手机号码 本人电话 家属电话 出生日期 生日 邮箱"
+        " 电子邮箱 床号 科室 病区 民族 婚姻 职业 日期 入院时间 入院日期 出院日期"
+    ),
+)
 _SPACED = re.compile(r"([姓性年电住籍民婚职床科日地病单]) {1,3}([名别龄话址贯族姻业号室期区位])")
-_ZH = re.compile(rf"(?P<label>{_ZH_LABELS})(?:\([^()\n]{{0,8}}\))?(?P<mark> *[|\t] *| - | +)(?! *(?:{_ZH_LABELS}) *(?:[|\t:]|$))(?=\S)")
-_EN_LABELS = at_word_start(
-    map(
-        re.escape,
-        [
-            *names_en.ROLE_OF, *identifiers.EN_ID, *identifiers.EN_RECORD, *identifiers.EN_PHONE, "age", "dob", "date of birth", "d.o.b.", "address",
-            "home address", "birthplace", "place of birth", "city", "email", "e-mail", "zip", "hospital", "facility", "date", "visit", "admitted",
-            "discharged", "date of service", "dos", "gender", "sex", "occupation", "room", "bed", "ward",
-        ],
-    )
-)  # fmt: skip
-_EN_NUMBER = r"(?: ?(?:number|no\.?|#|id|code|phone|name))?"
-_EN = re.compile(rf"(?P<label>{_EN_LABELS}{_EN_NUMBER})(?P<mark> *[|\t] *| - | {{2,}})(?! *{_EN_LABELS}{_EN_NUMBER} *(?:[|\t:]|$))(?=\S)")
-_OPENS = frozenset("|\t\n;.,(> ")
+_EN_WORDS = listed(
+    "age,dob,date of birth,d.o.b.,address,home address,birthplace,place of birth,city,email,e-mail,zip,hospital,"
+    "facility,date,visit,admitted,discharged,date of service,dos,gender,sex,occupation,room,bed,ward",
+    by=",",
+)
+_EN_LABELS = tuple(
+    f"{label}{number}"
+    for label in (*contexts_en.ROLE_OF, *labels.EN_ID, *labels.EN_RECORD, *labels.EN_PHONE, *_EN_WORDS)
+    for number in ("", " number", " no", " no.", "#", " id", " code", " phone", " name")
+)
+_KNOWN = frozenset((*_ZH_LABELS, *_EN_LABELS))
+_MARK = re.compile(rf"[|\t ](?: *[|\t] *|(?<=[|\t]) *| +(?:- )?|- |(?<=[{CJK})] ))(?=[^ |\t\n])")
+_SINCE_MARK = re.compile(r"(?:[^|\t\n;,(>:. ]|\.(?! )|(?<! ) (?! ))+ *$")
+_CELL_TEXT = re.compile(r"[^|\t\n:]{1,24}?(?= *(?:[|\t:\n]|  |$))")
 _CELL = re.compile(r"[^|\t\n]+")
 _ROW_MARK = re.compile(r"^[ |:\-+]*$")
 
@@ -62,20 +65,38 @@ def lay_out(view: str) -> str:
     >>> lay_out("姓 名 | 甲乙 | 病房  3")
     ' 姓名: 甲乙 | 病房  3'
     """
-    if not any(mark in view for mark in ("|", "\t", "  ", " - ", "名 ", "号 ", "址 ", "龄 ", "话 ", "师 ", "姓 ", "年 ")):
+    if not any(
+        mark in view for mark in ("|", "\t", "  ", " - ", "名 ", "号 ", "址 ", "龄 ", "话 ", "师 ", "姓 ", "年 ")
+    ):
         return view
     view = _SPACED.sub(lambda match: " " * (len(match[0]) - 2) + match[1] + match[2], view)
-    places = [(match.start("mark"), match.end("mark")) for match in _ZH.finditer(view)]
-    if any(mark in view for mark in ("|", "\t", "  ", " - ")):
-        places += [
-            (match.start("mark"), match.end("mark"))
-            for match in _EN.finditer(lowered(view))
-            if match.start() == 0 or view[match.start() - 1] in _OPENS
-        ]
+    lower, places = lowered(view), []
+    for mark in _MARK.finditer(view):
+        start, end = mark.span()
+        if _is_labelled(view, lower, start, mark[0]) and not _is_heading(view, end):
+            places.append((start, end))
     characters = list(view)
     for start, end in places:
         characters[start:end] = ":" + " " * (end - start - 1)
     return "".join(characters)
+
+
+def _is_labelled(view: str, lower: str, end: int, mark: str) -> bool:
+    """Say whether a known label stands before a mark; one space is a mark after Chinese labels only."""
+    if view[end - 1 : end] == ")":
+        end = view.rfind("(", max(0, end - 11), end)
+    if view[max(0, end - 1) : end].isascii():
+        if mark == " ":
+            return False
+        text = _SINCE_MARK.search(lower, max(0, end - 40), max(0, end))
+        return text is not None and text[0].strip() in _KNOWN
+    return view.endswith(_ZH_LABELS, 0, end)
+
+
+def _is_heading(view: str, start: int) -> bool:
+    """Say whether a label stands at `start` too: then this is a row of headings, and no value."""
+    cell = _CELL_TEXT.match(view, start)
+    return cell is not None and _is_label(cell[0])
 
 
 def cells(view: str) -> Iterator[Cell]:
@@ -85,9 +106,15 @@ def cells(view: str) -> Iterator[Cell]:
     heading: list[str] = []
     at = 0
     for line in view.split("\n"):
-        found = [(match[0].strip(), match.start() + len(match[0]) - len(match[0].lstrip())) for match in _CELL.finditer(line)]
+        found = [
+            (match[0].strip(), match.start() + len(match[0]) - len(match[0].lstrip())) for match in _CELL.finditer(line)
+        ]
         row = [(text, start) for text, start in found if text]
-        if len(row) >= 2 and sum(_is_label(text) for text, _ in row) * 2 >= len(row) and not any(c.isdecimal() for c in line):
+        if (
+            len(row) >= 2
+            and sum(_is_label(text) for text, _ in row) * 2 >= len(row)
+            and not any(c.isdecimal() for c in line)
+        ):
             heading = [text for text, _ in row]
         elif heading and len(row) == len(heading):
             for label, (text, start) in zip(heading, row, strict=True):
@@ -99,5 +126,5 @@ def cells(view: str) -> Iterator[Cell]:
 
 
 def _is_label(text: str) -> bool:
-    bare = text.strip(" *:").replace(" ", "") if not text.isascii() else text.strip(" *:").lower()
-    return bool(re.fullmatch(_ZH_LABELS, bare) or re.fullmatch(rf"{_EN_LABELS}{_EN_NUMBER}", bare))
+    bare = text.strip(" *:").lower()
+    return bare in _KNOWN or (not text.isascii() and bare.replace(" ", "") in _KNOWN)

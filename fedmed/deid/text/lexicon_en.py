@@ -9,8 +9,10 @@ Rules:
 What it does not do: match anything; `names_en` and `places_en` do.
 """
 
+from fedmed.deid.text.patterns import listed
+
 FIRST_NAMES = frozenset(
-    (
+    listed(
         "aaron abigail abraham adam adele adrian agnes aisha alan albert alberto alejandro alex alexander"
         " alexandra alexis alfred alice alicia alison allan allen allison alma alvin alyssa amanda amber amelia"
         " amy ana anderson andre andrea andrew andy angel angela angelica angie anita ann anna anne annette annie"
@@ -64,11 +66,11 @@ FIRST_NAMES = frozenset(
         " vicki vickie vicky victor victoria vincent viola violet virgil virginia vivian wade wallace walter wanda"
         " warren wayne wendell wendy wesley wilbur willard william willie wilma winifred xavier yolanda yvette"
         " yvonne zachary zoe"
-    ).split()
+    )
 )
 
 AMBIGUOUS = frozenset(
-    (
+    listed(
         "acute amber angel april art austin back baker ball banks bell berry best bill bird black bond brandy"
         " brooklyn brown bush cancer carol carter case casey charlotte chase chelsea christian chronic cook cross"
         " crystal dale dallas dawn day dean don drew earl early east english faith field fields fisher florence"
@@ -78,12 +80,12 @@ AMBIGUOUS = frozenset(
         " olive opal page park parker parks pat patty pearl penny porter power price ray regular rice rich rick"
         " right rivers rob robin roman rose ruby sally sandy santa savannah short small south stone strong sue"
         " summer victor violet virginia wade ward west white will winter wolf wood woods young"
-    ).split()
+    )
 )
 
 # Words that begin with a capital in notes and are no part of a name.
 NOT_NAMES = frozenset(
-    (
+    listed(
         "a abdomen abdominal abnormal about above abuse accession account acid active acute address admission"
         " admit admitted admitting adult advance advised african after again age aged alert alive all allergic"
         " allergies allergy allowed also although ambulatory american an and anesthesia anesthesiologist"
@@ -109,7 +111,7 @@ NOT_NAMES = frozenset(
         " essentially estimated evaluated evaluation even every everything exam examination examined examiner"
         " examines exercise experienced explained extensive extremities extremity eye eyes facc face facility facs"
         " failed family father fax features feb february feels fell felt female fever few final finding findings"
-        " first fluid foley follow followed following followup foot for former found fracture free friday friend"
+        " first fluid follow followed following followup foot for former found fracture free friday friend"
         " from full function further gastric gastrointestinal gave gender general genitourinary gestational"
         " getting gi given gives glucose go goes going good got grade gravida grossly group growing gu guardian"
         " gyn gynecologic habits had hand has have having he he'll he's head health heart heent height hematology"
@@ -163,12 +165,12 @@ NOT_NAMES = frozenset(
         " week weight went were what when where which while white who whom why widowed wife will wishes wishing"
         " with within without witness woman wore work worked working works worse would wound writes x year years"
         " yes yesterday yo you young your zone"
-    ).split()
+    )
 )
 
 # People whose names are signs, diseases, tools and procedures now.
 EPONYMS = frozenset(
-    (
+    listed(
         "achilles addison adson allen allis alport alzheimer apgar aschoff asperger babcock babinski baker"
         " balthazar bankart barrett bartholin bartter basedow battle bazett becker beckwith behcet bell bence"
         " bennett berger bernoulli bigelow billroth bird bishop blalock bochdalek boerhaave bouchard bovie bowen"
@@ -199,12 +201,12 @@ EPONYMS = frozenset(
         " veress virchow volkmann von waldenstrom wallenberg wassermann watson weber webril weck wegener weitlaner"
         " wenckebach werdnig wernicke wharton whipple white whitehead willebrand willis wilms wilson wolff wright"
         " yates zenker zimmer zollinger"
-    ).split()
+    )
 )
 
 # What follows an eponym: then it is no person.
 CLINICAL_NOUNS = frozenset(
-    (
+    listed(
         "agar ampulla anemia angina angle anomaly aphasia approach area arteritis artery arthroplasty asthma"
         " ataxia bag balloon bandage bed blade bodies body boot canal cannula capsule catheter catheters cautery"
         " cell cells chair chorea clamp clamps classification collar contracture cortex criteria criteria's curve"
@@ -222,5 +224,5 @@ CLINICAL_NOUNS = frozenset(
         " sutures syndrome t-tube table tape taper technique tendinitis tendon tendonitis test testing tests"
         " tetralogy thyroiditis trach tremor triad trial trocar tube tubes tumor type ulcer ultrasonography"
         " ultrasound vacuum valve vein walker wire wires"
-    ).split()
+    )
 )

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 
 from fedmed.deid.text import lexicon_zh as words
-from fedmed.deid.text.patterns import any_of
+from fedmed.deid.text.patterns import any_of, listed
 from fedmed.deid.text.reading import CJK
 from fedmed.deid.text.spans import FILLER, ROLES, Role, Span
 
@@ -24,40 +24,61 @@ _SURNAMES = words.STRONG_SURNAMES | words.WEAK_SURNAMES
 
 
 ROLE_OF: dict[str, Role] = (
-    dict.fromkeys(words.ANYBODY_WORDS.split(), "other")
+    dict[str, Role](dict.fromkeys(words.ANYBODY_WORDS.split(), "other"))
     | dict.fromkeys(words.DOCTOR_WORDS.split(), "doctor")
     | dict.fromkeys(words.RELATIVE_WORDS.split(), "relative")
+    | {f"其{word}": "relative" for word in words.RELATIVE_WORDS.split() if len(word) == 2 and word[0] not in "其之"}
     | dict.fromkeys([*words.PATIENT_WORDS.split(), "姓名", "曾用名"], "patient")
 )
-_NAMING = frozenset("姓名 名字 签名 签字 签章 签署人 曾用名 别名 名叫 名为 联系人".split())
+_NAMING = frozenset(listed("姓名 名字 签名 签字 签章 签署人 曾用名 别名 名叫 名为 联系人"))
 _CONTEXT = re.compile(
-    rf"({any_of(ROLE_OF)})(?P<name>(?:的|之)?(?:姓名|名字|签名|签字|签章|签署|名)?)(?:\([^()\n]{{1,10}}\))?(?P<colon> ?[:=][ _]*)?(?P<gap> ?)"
+    rf"({any_of(ROLE_OF)})(?P<name>(?:的|之)?(?:姓名|名字|签名|签字|签章|签署|名)?)(?:\([^()\n]{{1,"
+    rf"10}}\))?(?P<colon> ?[:=][ _]*)?(?P<gap> ?)"
 )
 _FOLLOWING = re.compile(rf"(?!{any_of(words.FOLLOWING_EXCEPT.split())})(?:{any_of(words.FOLLOWING.split())})")
 _NO_NAME = re.compile(any_of(words.NO_NAME.split()))
-_TITLES = (
-    "副主任医师 副主任护师 副主任技师 副主任药师 副主任 副教授 副院长 主任医师 主任护师 主任技师 主任药师 主任 主治医师 主治医生 主治 住院医师 住院总 医师"
-    " 医生 大夫 教授 院长 护士长 护士 护师 麻醉师 技师 药师 老师 先生 女士 小姐 同志 阿姨 大爷 大妈 大叔 主刀 助手 签名 签字 代诉 诉 自述"
-).split()
+_TITLES = listed(
+    "副主任医师 副主任护师 副主任技师 副主任药师 副主任 副教授 副院长 主任医师 主任护师 主任技师 "
+    "主任药师 主任 主治医师 主治医生 主治 住院医师 住院总 医师"
+    " 医生 大夫 教授 院长 护士长 护士 护师 麻醉师 技师 药师 老师 先生 女士 小姐 同志 阿姨 大爷 大妈 "
+    "大叔 主刀 助手 签名 签字 双人核对 核对 代诉 诉 自述"
+)
 _TITLE = re.compile(any_of(_TITLES))
-_SURNAME_TITLES = frozenset(_TITLES) - {"诉", "代诉", "签名", "签字", "自述", "主刀", "助手"}
+_SURNAME_TITLES = frozenset(_TITLES) - {"诉", "代诉", "签名", "签字", "自述", "主刀", "助手", "双人核对", "核对"}
 _DOCTOR_TITLES = _SURNAME_TITLES - {"先生", "女士", "小姐", "同志", "阿姨", "大爷", "大妈", "大叔", "老师"}
 _SEX = re.compile(r"[男女](?=性?[，,、 0-9;。)/]|性?$)")
-_HARD = re.compile(rf"[ ，,、(/]{{0,2}}[男女](?:[，,性、 0-9;。)/]|$)|诉|双人|核对|展示|讲解|说明|交代|交待|告知|解释|陪护|陪同|巡视|查房|交班|交接|沟通|[，, ]{{0,2}}[0-9]{{1,3}} ?岁|[(](?:患者|病人|其|系|[男女父母夫妻子儿配兄弟姐妹])|{any_of(_TITLES)}")
+_HARD = re.compile(
+    rf"[ ，,、(/]{{0,2}}[男女](?:[，,性、 0-9;。)/]|$)|诉|双人|核对|展示|讲解|说明|交代|交待|告知|解释"
+    rf"|陪护|陪同|巡视|查房|交班|交接|沟通|[，, ]{{0,2}}[0-9]{{1,3}} ?岁|及其|[(](?:电话|手机|患者|病人"
+    rf"|其|系|[男女父母夫妻子儿配兄弟姐妹])|{any_of(_TITLES)}"
+)
 _CLAUSE_END = re.compile(r"[ (，,。;、:\n]|$")
-_BEFORE = frozenset("请由经与和及同、向对让嘱叫是为即系予师生士员者属长因遵找据见人科室院的有在于父母子女妻夫儿妹弟姐哥友名姓字主告知")
-_STRONG_START = re.compile(rf"[{''.join(sorted(words.STRONG_SURNAMES))}](?<![{CJK}].)(?=[{CJK}])")
+_BEFORE_TWO = frozenset(
+    listed("主任 今日 昨日 明日 次日 当日 今晨 今晚 昨晚 上午 下午 中午 夜间 现由 首席 特邀 我科 本科")
+)
+_BEFORE = frozenset(
+    "请由经与和及同、向对让嘱叫是为即系予师生士员者属长因遵找据见人科室院的有在于父母子女妻夫儿妹弟姐哥友名姓字主告知"
+)
+_OPENING = re.compile(
+    rf"[{''.join(sorted(_SURNAMES | {name[0] for name in words.COMPOUND_SURNAMES}))}](?<![{CJK}].)(?=[{CJK}])"
+)
 _AFTER_BARE = re.compile(
-    r" ?(?:[，,、(]? ?[男女][，,性、 0-9;。)]|因|于|自|由|诉|入院|来院|就诊|出院|主诉|查房|会诊|签|[(]?(?:签名|代)|主任|医师|医生|护士|教授|[0-9]{1,3}岁|[，,] ?[0-9]{1,3} ?岁)"
+    r" ?(?:[，,、(]? ?[男女][，,性、 0-9;。)]|因|于|自|由|诉|入院|来院|就诊|出院|主诉|查房|会诊|签"
+    r"|[(]?(?:签名|代)|主任|医师|医生|护士|教授|[0-9]{1,3}岁|[，,] ?[0-9]{1,3} ?岁)"
 )
 _LINE_END = re.compile(r" *(?:$|\n|[/|]|(?:19|20)[0-9]{2}|\ue000)")
 _LIST = re.compile(r"(?:、|[/，,] ?| |和|与|及|以及|\+|;) ?")
 _LIST_END = re.compile(rf"(?:[^{CJK}]|$|和|与|及|等|{any_of(_TITLES)})")
-_SPACED = re.compile(rf"(?:{any_of(words.COMPOUND_SURNAMES)}|[{''.join(sorted(_SURNAMES))}]) {{1,3}}[{CJK}](?: {{0,2}}[{CJK}])?(?![{CJK}])")
+_SPACED = re.compile(
+    rf"(?:{any_of(words.COMPOUND_SURNAMES)}|[{''.join(sorted(_SURNAMES))}]) {{1,3}}[{CJK}](?: {{0,"
+    rf"2}}[{CJK}])?(?![{CJK}])"
+)
 _RUN = re.compile(rf"[{CJK}·]+")
 _DOTTED = re.compile(rf"[{CJK}]{{1,14}}(?:·[{CJK}]{{1,14}})+")
 _DOTTED_LEFT = re.compile(rf"{any_of(w for w in ROLE_OF if len(w) > 1)}|[请由经与及为是系叫在于对向嘱让名称者属]")
-_EPONYM = re.compile(r"(?:综合[征症]|氏|病|征|试验|反应|现象|体征|反射|手术|术|法|评分|分级|分期|分型|定律|囊|线|缝|细胞|小体|淋巴瘤)")
+_EPONYM = re.compile(
+    r"(?:综合[征症]|氏|病|征|试验|反应|现象|体征|反射|手术|术|法|评分|分级|分期|分型|定律|囊|线|缝|细胞|小体|淋巴瘤)"
+)
 
 
 def find_names(view: str) -> list[Span]:
@@ -77,7 +98,9 @@ def _in_context(view: str) -> Iterator[Span]:
         role = ROLE_OF[match[1]]
         at = match.end()
         if match["colon"]:
-            end = _labelled(view, at, sure=bool(match["name"]) or match[1] in _NAMING, staff=role in {"doctor", "relative"})
+            end = _labelled(
+                view, at, sure=bool(match["name"]) or match[1] in _NAMING, staff=role in {"doctor", "relative"}
+            )
         else:
             spaced = _SPACED.match(view, at) if match["name"] else None
             end = spaced.end() if spaced else _name_end(view, at, hard=len(match[1]) == 1)
@@ -93,7 +116,10 @@ def _labelled(view: str, at: int, *, sure: bool, staff: bool) -> int | None:
     if run is None or _NO_NAME.match(view, at):
         return None
     text = run[0]
-    end = _name_end(view, at, sure=sure or (staff and 2 <= len(text) <= 3))
+    staff = staff and 2 <= len(text) <= 3 and all(_is_given(view, index) for index in range(at, run.end()))
+    end = _name_end(view, at, sure=sure or staff)
+    if staff and end is None and not _FOLLOWING.match(view, at):
+        return run.end()  # a surname that is in no list
     if sure and (2 <= len(text) <= 4 or "·" in text) and (end is None or len(text) <= 3):
         return run.end()
     return end
@@ -119,9 +145,13 @@ def _name_end(view: str, at: int, *, sure: bool = False, hard: bool = False) -> 
     if _HARD.match(view, first + 1):
         return first + 1
     if (weak or hard) and not sure:
-        plain = longer and not hard and set(view[first : first + 2]) <= words.GIVEN and _CLAUSE_END.match(view, first + 2)
+        plain = (
+            longer and not hard and set(view[first : first + 2]) <= words.GIVEN and _CLAUSE_END.match(view, first + 2)
+        )
         return first + 2 if plain else None
-    ends = _FOLLOWING.match(view, first + 1) and not (view[first + 1] in words.GIVEN and _CLAUSE_END.match(view, first + 2))
+    ends = _FOLLOWING.match(view, first + 1) and not (
+        view[first + 1] in words.GIVEN and _CLAUSE_END.match(view, first + 2)
+    )
     return first + 2 if longer and not ends else first + 1
 
 
@@ -193,32 +223,43 @@ def _could_be(view: str, start: int, end: int) -> bool:
     if size == 2:
         return True
     plain = set(view[start + 1 : end]) <= words.GIVEN
-    known = view[start] in words.STRONG_SURNAMES or plain or (len(given) == 2 and not _RUN.match(view[start - 1 : start]))
+    known = (
+        view[start] in words.STRONG_SURNAMES or plain or (len(given) == 2 and not _RUN.match(view[start - 1 : start]))
+    )
     return known and view[start + 1] not in words.NOT_AFTER.get(view[start], "")
 
 
 def _border(view: str, start: int) -> bool:
     before = view[start - 1 : start]
-    return not _RUN.match(before) or before in _BEFORE or view.startswith("主任", start - 2)
+    return not _RUN.match(before) or before in _BEFORE or view[max(0, start - 2) : start] in _BEFORE_TWO
 
 
 def _bare(view: str) -> Iterator[Span]:
-    """Names that open a clause and are followed by what people do, and names alone on a line."""
-    for match in _STRONG_START.finditer(view):
+    """Names that open a clause and are followed by what people do, and names alone on a line or after its date."""
+    for match in _OPENING.finditer(view):
         at = match.start()
-        for end in (at + 3, at + 2):
-            given = view[at + 1 : end]
-            if len(given) != end - at - 1 or given[0] in words.NOT_AFTER.get(view[at], ""):
+        before = view[max(0, at - 8) : at].rstrip(" ")[-1:]
+        size = _surname(view, at)
+        for end in (at + size + 2, at + size + 1):
+            given = view[at + size : end]
+            if _TITLE.match(view, at + size) or not all(_is_given(view, index) for index in range(at + size, end)):
                 continue
-            before = view[max(0, at - 8) : at].rstrip(" ")[-1:]
-            plain = set(given) <= words.GIVEN
-            rare = (len(given) == 2 or before == FILLER) and all(_is_given(view, index) for index in range(at + 1, end))
-            if not (plain or rare) or _TITLE.match(view, at + 1):
-                continue
+            signed = before == FILLER and (size == 2 or len(given) == 2 or view[at] in words.STRONG_SURNAMES)
             alone = before in {"", "\n", "/", "|", "。", FILLER} and _LINE_END.match(view, end)
-            if alone or _AFTER_BARE.match(view, end):
+            if alone and (signed or _is_clear(view, at, size, given)):
                 yield Span(start=at, end=end, kind="NAME")
                 break
+            if _AFTER_BARE.match(view, end) and _is_clear(view, at, size, given):
+                yield Span(start=at, end=end, kind="NAME")
+                break
+
+
+def _is_clear(view: str, at: int, size: int, given: str) -> bool:
+    """Say whether surname and given name alone tell that this is a name."""
+    if size == 2:
+        return True
+    known = view[at] in words.STRONG_SURNAMES and given[0] not in words.NOT_AFTER.get(view[at], "")
+    return known and (len(given) == 2 or set(given) <= words.GIVEN)
 
 
 def _listed(view: str, span: Span) -> Iterator[Span]:
@@ -250,7 +291,9 @@ def _listed_before(view: str, span: Span) -> Iterator[Span]:
 
 def _dotted(view: str) -> Iterator[Span]:
     for match in _DOTTED.finditer(view):
-        start = match.start() + max((left.end() for left in _DOTTED_LEFT.finditer(match[0].partition("·")[0])), default=0)
+        start = match.start() + max(
+            (left.end() for left in _DOTTED_LEFT.finditer(match[0].partition("·")[0])), default=0
+        )
         end = view.rindex("·", match.start(), match.end()) + 1
         while end < match.end() and _in_dotted(view, end):
             end += 1

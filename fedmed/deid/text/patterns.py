@@ -13,11 +13,20 @@ import re
 from collections.abc import Iterable
 
 
+def listed(words: str, *, by: str | None = None) -> tuple[str, ...]:
+    """Return the words of a list that is written as one string, separated by white space or by `by`.
+
+    >>> listed("a b"), listed("a b,c", by=",")
+    (('a', 'b'), ('a b', 'c'))
+    """
+    return tuple(word.strip() for word in words.split(by))
+
+
 def any_of(words: Iterable[str]) -> str:
-    """Return a choice of literal words, longer ones first.
+    r"""Return a choice of literal words, longer ones first.
 
     >>> any_of(["a", "ab", "a."])
-    'a\\\\.|ab|a'
+    'a\\.|ab|a'
     """
     return "|".join(sorted({re.escape(word) for word in words}, key=lambda word: (-len(word), word)))
 

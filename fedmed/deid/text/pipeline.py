@@ -28,7 +28,7 @@ from fedmed.deid.text.identifiers import find_identifiers
 from fedmed.deid.text.layout import cells, lay_out
 from fedmed.deid.text.options import TextOptions
 from fedmed.deid.text.placeholders import PLACEHOLDER, placeholders
-from fedmed.deid.text.reading import CJK, Reading, lowered, read
+from fedmed.deid.text.reading import CJK, Reading, lowered, read, reading_of
 from fedmed.deid.text.shifts import shift_date, year_of
 from fedmed.deid.text.spans import FILLER, Kind, Span, fill, merge
 from fedmed.errors import UsageError
@@ -94,8 +94,8 @@ class NoteCleaner:
         done = [Span(start=m.start(), end=m.end(), kind="NAME") for m in PLACEHOLDER.finditer(reading.view)]
         view, found, dates = fill(reading.view, done), list[Span](), dict[tuple[int, int], WrittenDate]()
         while True:
-            laid = lay_out(view)
-            now, flat = _reading(laid.replace("\t", "\n")), _reading(laid.replace("\t", "|").replace("\n", " "))
+            laid = reading_of(lay_out(view))
+            now, flat = laid.replaced("\t", "\n"), laid.replaced("\t", "|").replaced("\n", " ")
             written = find_dates(flat)
             dates |= {(date.span.start, date.span.end): date for date in written}
             voices = [
@@ -131,7 +131,7 @@ class NoteCleaner:
         """Yield what the rules find in the cells of tables, each read with its heading."""
         for cell in cells(view):
             heading = f"{cell.label}: "
-            reading = _reading(heading + cell.text)
+            reading = reading_of(heading + cell.text)
             found = [date.span for date in find_dates(reading)] + [*find_identifiers(reading), *find_ages(reading)]
             if "zh" in self.options.languages:
                 found += [*places_zh.find_places(reading.view), *names_zh.find_names(reading.view)]
@@ -163,9 +163,7 @@ class NoteCleaner:
         return pieces
 
 
-def clean_note(
-    note: str, *, options: TextOptions, key: bytes, patient: str, names: Sequence[str] = ()
-) -> CleanedNote:
+def clean_note(note: str, *, options: TextOptions, key: bytes, patient: str, names: Sequence[str] = ()) -> CleanedNote:
     """Return the de-identified note; for many notes keep a `NoteCleaner`.
 
     >>> clean_note("患者钱多多，男，住院号：00123", options=TextOptions(), key=bytes(32), patient="p1").text
@@ -192,10 +190,6 @@ def _known(reading: Reading, patient: str, names: Sequence[str]) -> Iterator[Spa
             if not (words.isascii() and beside.isascii() and any(character.isalnum() for character in beside)):
                 yield Span(start=at, end=end, kind=kind, role="patient")
             at = reading.lower.find(words, at + 1)
-
-
-def _reading(view: str) -> Reading:
-    return Reading(view=view, lower=lowered(view), origins=None)
 
 
 def _load_tagger(folder: str) -> "Tagger":

@@ -40,7 +40,10 @@ _KIND_WORDS: Mapping[Language, Mapping[Kind, str]] = {
     },
 }  # fmt: skip
 _ALL_WORDS = sorted(
-    {word for words in (*_ROLE_WORDS.values(), *_KIND_WORDS.values()) for word in words.values()}, key=len, reverse=True
+    {word for words in _ROLE_WORDS.values() for word in words.values()}
+    | {word for kinds in _KIND_WORDS.values() for word in kinds.values()},
+    key=len,
+    reverse=True,
 )
 PLACEHOLDER = re.compile(rf"\[(?P<words>{'|'.join(_ALL_WORDS)})(?: ?(?P<number>[0-9]{{1,3}}))?\]")
 _CJK = re.compile(f"[{CJK}]")
@@ -92,8 +95,12 @@ class _Person:
 
 def _names(view: str, spans: Sequence[Span], language: Language) -> dict[Span, str]:
     people: list[_Person] = []
-    read = {span: _Person(name=name, parts=_parts(name), role=span.role) for span in spans if (name := _plain(view, span))}
-    for span, mention in sorted(read.items(), key=lambda item: (-len(item[1].parts), -len(item[1].name), item[0].start)):
+    read = {
+        span: _Person(name=name, parts=_parts(name), role=span.role) for span in spans if (name := _plain(view, span))
+    }
+    for span, mention in sorted(
+        read.items(), key=lambda item: (-len(item[1].parts), -len(item[1].name), item[0].start)
+    ):
         person = _known(people, mention)
         if person is None:
             people.append(mention)
@@ -101,7 +108,7 @@ def _names(view: str, spans: Sequence[Span], language: Language) -> dict[Span, s
         person.role = min(person.role, mention.role, key=ROLES.index)
         person.mentions.append(span)
     taken = _taken(view)
-    words = {}
+    words: dict[Span, str] = {}
     for person in sorted(people, key=lambda person: min(span.start for span in person.mentions)):
         word = _ROLE_WORDS[language][person.role]
         taken[word] += 1

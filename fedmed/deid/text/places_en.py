@@ -14,72 +14,125 @@ import re
 from collections.abc import Iterator
 
 from fedmed.deid.text.lexicon_en import CLINICAL_NOUNS, NOT_NAMES
-from fedmed.deid.text.patterns import at_word_start
+from fedmed.deid.text.patterns import at_word_start, listed
 from fedmed.deid.text.reading import Reading
 from fedmed.deid.text.spans import Kind, Span
 
 _CAP = r"[A-Z][A-Za-zÀ-ɏ'\-.]*[A-Za-z]"
 _STATES = (
-    "AL|AK|AZ|AR|CA|CO|CT|DE|FL|GA|HI|ID|IL|IN|IA|KS|KY|LA|ME|MD|MA|MI|MN|MS|MO|MT|NE|NV|NH|NJ|NM|NY|NC|ND|OH|OK|OR|PA|RI|SC|SD|TN|TX|UT|VT|VA|WA|WV|WI|WY|DC"
+    "AL|AK|AZ|AR|CA|CO|CT|DE|FL|GA|HI|ID|IL|IN|IA|KS|KY|LA|ME|MD|MA|MI|MN|MS|MO|MT|NE|NV|NH|NJ|NM|NY|NC"
+    "|ND|OH|OK|OR|PA|RI|SC|SD|TN|TX|UT|VT|VA|WA|WV|WI|WY|DC"
 )
 _STATE_NAMES = (
-    "Alabama|Alaska|Arizona|Arkansas|California|Colorado|Connecticut|Delaware|Florida|Georgia|Hawaii|Idaho|Illinois|Indiana|Iowa|Kansas|Kentucky"
-    "|Louisiana|Maine|Maryland|Massachusetts|Michigan|Minnesota|Mississippi|Missouri|Montana|Nebraska|Nevada|New Hampshire|New Jersey|New Mexico|New York"
-    "|North Carolina|North Dakota|Ohio|Oklahoma|Oregon|Pennsylvania|Rhode Island|South Carolina|South Dakota|Tennessee|Texas|Utah|Vermont|Virginia|Washington"
+    "Alabama|Alaska|Arizona|Arkansas|California|Colorado|Connecticut|Delaware|Florida|Georgia|Hawaii"
+    "|Idaho|Illinois|Indiana|Iowa|Kansas|Kentucky"
+    "|Louisiana|Maine|Maryland|Massachusetts|Michigan|Minnesota|Mississippi|Missouri|Montana|Nebraska"
+    "|Nevada|New Hampshire|New Jersey|New Mexico|New York"
+    "|North Carolina|North Dakota|Ohio|Oklahoma|Oregon|Pennsylvania|Rhode Island|South Carolina|South "
+    "Dakota|Tennessee|Texas|Utah|Vermont|Virginia|Washington"
     "|West Virginia|Wisconsin|Wyoming"
 )
 _STREET_TYPES = (
-    "Street|St|Avenue|Ave|Av|Road|Rd|Drive|Dr|Lane|Ln|Boulevard|Blvd|Court|Ct|Way|Place|Pl|Circle|Cir|Terrace|Ter|Parkway|Pkwy|Highway|Hwy|Square|Sq|Trail|Trl|Loop|Alley|Plaza|Pike|Turnpike|Crescent|Close|Row|Walk|Run|Path"
+    "Street|St|Avenue|Ave|Av|Road|Rd|Drive|Dr|Lane|Ln|Boulevard|Blvd|Court|Ct|Way|Place|Pl|Circle|Cir"
+    "|Terrace|Ter|Parkway|Pkwy|Highway|Hwy|Square|Sq|Trail|Trl|Loop|Alley|Plaza|Pike|Turnpike|Crescent"
+    "|Close|Row|Walk|Run|Path"
 )
 _ZIP = r"[0-9]{5}(?:-[0-9]{4})?(?![0-9])"
-_REST = rf"(?:[, ]{{1,2}}(?:Apt|Apartment|Suite|Ste|Unit|Room|Rm|Floor|Fl|APT|UNIT|SUITE|STE|#)\.? ?#?[A-Za-z0-9\-]+)?(?:[,\n ]{{1,3}}{_CAP}(?: {_CAP}){{0,2}})?(?:,? (?:{_STATES}|{_STATE_NAMES})(?![A-Za-z]))?(?:,? {_ZIP})?"
+_REST = (
+    rf"(?:[, ]{{1,2}}(?:Apt|Apartment|Suite|Ste|Unit|Room|Rm|Floor|Fl|APT|UNIT|SUITE|STE|#)\.? "
+    rf"?#?[A-Za-z0-9\-]+)?(?:[,\n ]{{1,3}}{_CAP}(?: {_CAP}){{0,2}})?(?:,? "
+    rf"(?:{_STATES}|{_STATE_NAMES})(?![A-Za-z]))?(?:,? (?:[A-Z][a-z] )?{_ZIP})?"
+)
 _STREET = re.compile(
-    rf"[0-9](?<![0-9A-Za-z.,/].)[0-9]{{0,5}}[A-Z]?(?:-[0-9]+)? (?:[NSEW]{{1,2}}\.? |North |South |East |West )?(?:(?:{_CAP}|[0-9]{{1,3}}(?:st|nd|rd|th)) ){{1,4}}(?:{_STREET_TYPES}|{_STREET_TYPES.upper()}|street|avenue|road|lane|boulevard)(?![A-Za-z])\.?(?: [NSEW]{{1,2}}(?![A-Za-z]))?{_REST}"
+    rf"[0-9](?<![0-9A-Za-z.,/].)[0-9]{{0,5}}[A-Z]?(?:-[0-9]+)? (?:[NSEW]{{1,2}}\.? |North |South |East "
+    rf"|West )?(?:(?:{_CAP}|[0-9]{{1,3}}(?:st|nd|rd|th)) ){{1,"
+    rf"4}}(?:{_STREET_TYPES}|{_STREET_TYPES.upper()}|street|avenue|road|lane"
+    rf"|boulevard)(?![A-Za-z])\.?(?: [NSEW]{{1,2}}(?![A-Za-z]))?{_REST}"
 )
 _BOX = re.compile(rf"(?:P\.? ?O\.? ?Box|PO BOX|Post Office Box) [0-9]+{_REST}")
 _CITY_STATE = re.compile(
-    rf"(?P<where>(?:in|from|at|near|to) )?(?:[A-Z][a-z]+|[A-Z]{{4,}})(?<![A-Z]\.)(?: {_CAP}){{0,2}}, ?(?:(?:{_STATE_NAMES})(?![a-z])(?:,? {_ZIP})?"
+    rf"(?P<where>(?:in|from|at|near|to) )?(?:[A-Z][a-z]+|[A-Z]{{4,}})(?<![A-Z]\.)(?: {_CAP}){{0,2}},[ "
+    rf"\n]?(?:(?:{_STATE_NAMES})(?![a-z])(?:,? {_ZIP})?"
     rf"|(?P<degree>MD|PA|MA|MS)(?![A-Za-z])(?P<zip>,? {_ZIP})?|(?:{_STATES})(?![A-Za-z])(?:,? {_ZIP})?)"
 )
-_FROM_STATE = re.compile(rf"(?:(?:from|in|of|to) |: ?(?=[^\n,]{{2,24}} (?!MD|PA|MA|MS)[A-Z]{{2}}(?![A-Za-z])))(?P<place>[A-Z][a-z]+(?: {_CAP})?,? (?:{_STATES})(?![A-Za-z]))")
+_FROM_STATE = re.compile(
+    rf"(?:(?:from|in|of|to) |: ?(?=[^\n,]{{2,24}} (?!MD|PA|MA"
+    rf"|MS)[A-Z]{{2}}(?![A-Za-z])))(?P<place>[A-Z][a-z]+(?: {_CAP})?,? (?:{_STATES})(?![A-Za-z]))"
+)
 _STATE_ZIP = re.compile(rf"{at_word_start([*_STATES.split('|'), *_STATE_NAMES.split('|')], border='A-Za-z')},? {_ZIP}")
-_ZIP_LABEL = re.compile(rf"{at_word_start(['zip', 'zip code', 'postal code', 'postcode'])}[ :#]{{1,3}}([0-9]{{5}}(?:-[0-9]{{4}})?|[a-z][0-9][a-z0-9]? ?[0-9][a-z0-9]{{2}})")
+_LABELS = listed(
+    "home address,mailing address,street address,address,residence,city,town,county,employer,place of birth,birthplace,"
+    "school",
+    by=",",
+)
+_ZIP_LABEL = re.compile(
+    rf"{at_word_start(['zip', 'zip code', 'postal code', 'postcode'])}[ :#]{{1,"
+    rf"3}}([0-9]{{5}}(?:-[0-9]{{4}})?|[a-z][0-9][a-z0-9]? ?[0-9][a-z0-9]{{2}})"
+)
 _LIVES_WORDS = (
-    "lives? in,living in,lived in,resides? in,residing in,resident of,moved (?:from|to),native of,born in,raised in,grew up in,hometown is,home in,"
-    "relocated (?:from|to),travell?ed (?:from|to),visiting from,comes from,works? (?:at|for),employed (?:at|by),attends,teaches at,student at,retired from"
+    "lives? in,living in,lived in,resides? in,residing in,resident of,moved (?:from|to),native of,born "
+    "in,raised in,grew up in,hometown is,home in,"
+    "relocated (?:from|to),travell?ed (?:from|to),visiting from,comes from,works? (?:at|for),employed "
+    "(?:at|by),attends,teaches at,student at,retired from"
 )
 _LIVES = re.compile(rf"{at_word_start(_LIVES_WORDS.split(','))}(?: the)?(?: city of| town of)? ")
-_COARSE = re.compile(rf"[A-Z]{{1,3}}|{_STATE_NAMES}|United States|America|Canada|Mexico")  # may stay, or no place at all
-_LABEL = re.compile(
-    rf"{at_word_start('home address,mailing address,street address,address,residence,city,town,county,employer,place of birth,birthplace,school'.split(','))}(?:/[a-z]+)? ?: *"
-)
-_LINE = re.compile(r"[A-Z0-9][^\n;|]{2,80}?(?=\s{2,}|[\n;|]|$|\. | (?:[Pp]hone|[Tt]el|DOB|MRN|[Dd]ate|SSN)\b)")
+_COARSE = re.compile(
+    rf"[A-Z]{{1,3}}|{_STATE_NAMES}|United States|America|Canada|Mexico"
+)  # may stay, or no place at all
+_LABEL = re.compile(rf"{at_word_start(_LABELS)}(?:/[a-z]+)? ?: *")
+_LINE = re.compile(r"[A-Za-z0-9][^\n;|]{2,80}?(?=\s{2,}|[\n;|]|$|\. | (?:[Pp]hone|[Tt]el|DOB|MRN|[Dd]ate|SSN)\b)")
 _PLACE_NAME = re.compile(rf"{_CAP}(?:(?: (?:of|and|the|at|de|del|la)| &)? {_CAP}){{0,4}}")
 
 _KINDS = (
-    r"Hospitals?|Medical Cent(?:er|re)|Health ?[Cc]are Cent(?:er|re)|Health Cent(?:er|re)|Cancer Cent(?:er|re)|Health System|Clinic|Infirmary|Nursing Home|Nursing Facility|Rehabilitation Cent(?:er|re)|Surgery Cent(?:er|re)|Surgical Cent(?:er|re)|Hospice|Sanatorium"
-    r"|Healthcare|Medical Group|Medical Associates|Family Practice|Family Medicine|Care Cent(?:er|re)|Imaging Cent(?:er|re)|Dialysis Cent(?:er|re)|Assisted Living|Manor|General|Memorial|Medical College|Medical School|School of Medicine|VAMC|Institute|Laboratories|Pharmacy"
-    r"|HOSPITALS?|MEDICAL CENT(?:ER|RE)|HEALTH CENT(?:ER|RE)|HEALTH SYSTEM|CLINIC|NURSING HOME|HOSPICE|HEALTHCARE|MEDICAL GROUP"
+    "Hospitals?|Medical Cent(?:er|re)|Health ?[Cc]are Cent(?:er|re)|Health Cent(?:er|re)|Cancer "
+    "Cent(?:er|re)|Health System|Clinic|Infirmary|Nursing Home"
+    "|Nursing Facility|Rehabilitation Cent(?:er|re)|Surgery Cent(?:er|re)|Surgical Cent(?:er|re)"
+    "|Hospice|Sanatorium|Healthcare|Medical Group|Medical Associates"
+    "|Family Practice|Family Medicine|Care Cent(?:er|re)|Imaging Cent(?:er|re)|Dialysis Cent(?:er|re)"
+    "|Assisted Living|Manor|General|Memorial|Medical College"
+    "|Medical School|School of Medicine|VAMC|Institute|Laboratories|Pharmacy"
 )
 _HOSPITAL = re.compile(
-    rf"(?P<head>[A-Z](?<![A-Za-z'.].)[A-Za-zÀ-ɏ'\-.]*(?: (?:{_CAP}|&|of|and|the|de|[A-Z]\.)){{0,5}}? )(?P<kind>{_KINDS})(?![A-Za-z])(?: (?:Hospital|Medical Cent(?:er|re)|Clinic|Health System)(?![A-Za-z]))?(?: (?:of|at|in|for) (?:the )?{_CAP}(?: {_CAP}){{0,3}})?"
+    rf"(?P<head>[A-Z](?<![A-Za-z'.].)[A-Za-zÀ-ɏ'\-.]*(?: (?:{_CAP}|&|of|and|the|de|[A-Z]\.)){{0,5}}? "
+    rf")(?P<kind>{_KINDS})(?![A-Za-z])(?: (?:Hospital|Medical Cent(?:er|re)|Clinic|Health "
+    rf"System)(?![A-Za-z]))?(?: (?:of|at|in|for) (?:the )?{_CAP}(?: {_CAP}){{0,3}})?"
 )
+_PLAIN_OF = re.compile(rf"University Of (?:{_CAP} ){{1,3}}(?:{_KINDS})(?![A-Za-z])")
+_PLAIN_CITY = re.compile(
+    rf"(?:from|in|of|to|at|:|\|) ?(?P<place>[a-z]+(?: [a-z]+)?, (?:{_STATES.lower()})(?![a-z])(?:,? {_ZIP})?)"
+)
+_BEFORE = re.compile(r"(?:^|(?<= ))(?:To|At|From|In|By|With|The|For|Was|Is|On|Via|And)(?= ) ")
 _HOSPITAL_WORD = re.compile(rf"(?:{_KINDS})(?![A-Za-z])")
-_OF = re.compile(rf"(?:Hospital|University|Children's Hospital|Hospital and Clinics|Clinic|Institute|College) (?:of|for) (?:the )?{_CAP}(?:(?: (?:of|and|the|at|for)| &)? {_CAP}){{0,5}}")
-_OPENING = frozenset("old new st saint mount good north south east west".split())
+_OF = re.compile(
+    rf"(?:Hospital|University|Children's Hospital|Hospital and Clinics|Clinic|Institute|College) (?:of"
+    rf"|for) (?:the )?{_CAP}(?:(?: (?:of|and|the|at|for)| &)? {_CAP}){{0,5}}"
+)
+_OPENING = frozenset(listed("old new st saint mount good north south east west"))
 _GENERIC = frozenset(
-    (
-        "emergency pain outpatient inpatient anticoagulation coumadin cardiology dermatology orthopedic orthopaedic surgical surgery medical medicine family primary"
-        " care urgent wound memory diabetes diabetic eye ear dental speech hearing pediatric pediatrics neurology oncology cancer sleep allergy asthma hypertension lipid"
-        " heart failure walk-in walk in local county community city regional state general university teaching tertiary veterans day free sick well baby well-baby ob gyn"
-        " ob/gyn obstetric prenatal women's men's health mental psychiatric behavioral rehabilitation rehab skilled nursing long term long-term acute adult children"
-        " children's private public outside referring this that the our your their his her my a an any each other another first second final previous same current admitting in at of and for to"
-        " from by on per via with was is were are transferred admitted hospital hospitals clinic clinics center centre burn trauma stroke transplant infusion dialysis imaging radiology x-ray hematology"
-        " renal kidney liver gi gastroenterology pulmonary lung chest tuberculosis tb std hiv travel vaccine flu fracture hand foot spine back podiatry plastic vascular vein urology endocrine"
-        " rheumatology arthritis osteoporosis infectious disease id headache epilepsy seizure movement disorder als ms concussion balance vestibular fertility ivf breast gynecologic colposcopy lactation voice"
-        " weight loss bariatric nutrition fitness smoking cessation methadone suboxone detox substance abuse follow-up followup follow up postoperative preoperative preop pre-op pacemaker device icd arrhythmia lipids attending resident"
-        " dr doctor discharge admission course chief complaint history past major minor routine laboratory labs blood physical he she it they patient pt i we and/or please"
-    ).split()
+    listed(
+        "emergency pain outpatient inpatient anticoagulation coumadin cardiology dermatology orthopedic "
+        "orthopaedic surgical surgery medical medicine family primary"
+        " care urgent wound memory diabetes diabetic eye ear dental speech hearing pediatric pediatrics "
+        "neurology oncology cancer sleep allergy asthma hypertension lipid"
+        " heart failure walk-in walk in local county community city regional state general university "
+        "teaching tertiary veterans day free sick well baby well-baby ob gyn"
+        " ob/gyn obstetric prenatal women's men's health mental psychiatric behavioral rehabilitation "
+        "rehab skilled nursing long term long-term acute adult children"
+        " children's private public outside referring this that the our your their his her my a an any "
+        "each other another first second final previous same current admitting in at of and for to"
+        " from by on per via with was is were are transferred admitted hospital hospitals clinic clinics "
+        "center centre burn trauma stroke transplant infusion dialysis imaging radiology x-ray hematology"
+        " renal kidney liver gi gastroenterology pulmonary lung chest tuberculosis tb std hiv travel "
+        "vaccine flu fracture hand foot spine back podiatry plastic vascular vein urology endocrine"
+        " rheumatology arthritis osteoporosis infectious disease id headache epilepsy seizure movement "
+        "disorder als ms concussion balance vestibular fertility ivf breast gynecologic colposcopy "
+        "lactation voice"
+        " weight loss bariatric nutrition fitness smoking cessation methadone suboxone detox substance "
+        "abuse follow-up followup follow up postoperative preoperative preop pre-op pacemaker device icd "
+        "arrhythmia lipids attending resident"
+        " dr doctor discharge admission course chief complaint history past major minor routine laboratory "
+        "labs blood physical he she it they patient pt i we and/or please"
+    )
 )
 
 
@@ -90,12 +143,16 @@ def find_places(lines: Reading, flat: Reading) -> list[Span]:
         lines: The note.
         flat: The note with its lines joined, for what a line's end divides.
     """
-    view = flat.view
     found = [*_hospitals(lines), *_after_words(lines.view, lines.lower)]
+    if "\n" in lines.view:
+        found += [span for span in _hospitals(flat) if "\n" in lines.view[span.start : span.end]]
     for match in _CITY_STATE.finditer(lines.view):
         if not match["degree"] or match["where"] or match["zip"]:  # "Roe, MD" is no town in Maryland
             found.append(_span(match.end("where") if match["where"] else match.start(), match.end(), "ADDRESS"))
     found += [_span(*match.span("place"), "ADDRESS") for match in _FROM_STATE.finditer(lines.view)]
+    view = flat.titled
+    if flat.plain:
+        found += [_span(*match.span("place"), "ADDRESS") for match in _PLAIN_CITY.finditer(flat.lower)]
     for pattern in (_STREET, _BOX, _STATE_ZIP):
         found += [_span(match.start(), match.end(), "ADDRESS") for match in pattern.finditer(view)]
     return found
@@ -105,9 +162,13 @@ def _span(start: int, end: int, kind: Kind) -> Span:
     return Span(start=start, end=end, kind=kind)
 
 
-def _hospitals(view: str) -> Iterator[Span]:
+def _hospitals(lines: Reading) -> Iterator[Span]:
+    view, plain = lines.titled, lines.plain
     for match in _HOSPITAL.finditer(view) if _HOSPITAL_WORD.search(view) else ():
         start, text = match.start(), match["head"]
+        if plain:  # no capital says where the name begins; a preposition may
+            for preposition in _BEFORE.finditer(text):
+                start, text = match.start() + preposition.end(), match["head"][preposition.end() :]
         while text:  # what stands before the first word of the name: a sentence's start, a service, an article
             word, _, rest = text.partition(" ")
             if word.lower().strip(".,") not in (_GENERIC | NOT_NAMES) - _OPENING:
@@ -115,7 +176,7 @@ def _hospitals(view: str) -> Iterator[Span]:
             start, text = start + len(word) + 1, rest
         if len(text.strip()) > 2:
             yield _span(start, match.end(), "HOSPITAL")
-    for match in _OF.finditer(view):
+    for match in (_PLAIN_OF if plain else _OF).finditer(view):
         yield _span(match.start(), match.end(), "HOSPITAL")
 
 

@@ -23,7 +23,9 @@ from fedmed.errors import DataError
 
 CJK = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff〇\U00020000-\U000323af"
 
-_INVISIBLE = re.compile("[\r\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff]")
+_INVISIBLE = re.compile(
+    "[\r\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff]"
+)
 _DOT = re.compile(f"(?<=[{CJK}])．(?=[{CJK}])")  # a full-width full stop inside a name
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _DASHES = "‐‑‒–—―−﹣－﹘⁃"
@@ -37,17 +39,27 @@ _TABLE: dict[int, str] = (
     | {ord(FILLER): "\ufffd"}
 )
 
+_CAPITALS = re.compile("[A-Z]")
+_SMALL_LETTERS = re.compile("[a-z]")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """A note as the rules see it: `view`, the same with small ASCII letters, and where each character came from.
+    """A note as the rules see it.
 
-    `origins` is None where the view and the note have the same indices.
+    Attributes:
+        view: One character for each visible one of the note, in its plain form.
+        lower: The view in small letters, equally long.
+        titled: The view, with a capital on every word if `plain`.
+        plain: Whether the note has capitals throughout or nowhere, so that they tell nothing.
+        origins: Where each character of the view is in the note; None where the indices are the same.
     """
 
     view: str
     lower: str
-    origins: tuple[int, ...] | None
+    titled: str
+    plain: bool
+    origins: tuple[int, ...] | None = None
 
     def in_note(self, span: Span) -> Span:
         """Return the span of the note that a span of the view stands for."""
@@ -55,6 +67,22 @@ class Reading:
             return span
         start, end = self.origins[span.start], self.origins[span.end - 1] + 1
         return Span(start=start, end=end, kind=span.kind, role=span.role)
+
+    def replaced(self, old: str, new: str) -> "Reading":
+        """Return the reading with one mark in the place of another."""
+        return Reading(
+            view=self.view.replace(old, new),
+            lower=self.lower.replace(old, new),
+            titled=self.titled.replace(old, new),
+            plain=self.plain,
+            origins=self.origins,
+        )
+
+
+def reading_of(view: str, origins: tuple[int, ...] | None = None) -> Reading:
+    """Return the reading of a view."""
+    titled, plain = cased(view)
+    return Reading(view=view, lower=lowered(view), titled=titled, plain=plain, origins=origins)
 
 
 def read(note: str) -> Reading:
@@ -74,7 +102,20 @@ def read(note: str) -> Reading:
         origins = tuple(index for index in range(len(note)) if index not in hidden)
         note = _INVISIBLE.sub("", note)
     view = note if note.isascii() else _DOT.sub("·", note).translate(_TABLE)
-    return Reading(view=view, lower=lowered(view), origins=origins)
+    return reading_of(view, origins)
+
+
+def cased(view: str) -> tuple[str, bool]:
+    """Return `view` with a capital on every word if the note has capitals throughout or nowhere, and whether it has.
+
+    Where everything or nothing is a capital, capitals tell nothing; the rules then ask for stronger contexts.
+    """
+    capitals = len(_CAPITALS.findall(view))
+    letters = capitals + len(_SMALL_LETTERS.findall(view))
+    if letters < 40 or 0.03 * letters <= capitals <= 0.85 * letters:
+        return view, False
+    titled = view.title()
+    return (titled if len(titled) == len(view) else view), True
 
 
 def lowered(text: str) -> str:

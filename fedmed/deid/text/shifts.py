@@ -137,7 +137,11 @@ def _number_as(old: str, number: int, read: dict[str, str]) -> str:
         padded = any(read.get(name, "").startswith("0") for name in ("m", "d"))
         both_long = len(read.get("m", "")) == len(read.get("d", read.get("m", ""))) == 2
         plain_words = re.fullmatch("[a-z]+", read.get("m", ""), re.IGNORECASE) is not None
-        return f"{number:02d}" if padded or (both_long and len(read.get("y", "")) == 4 and not plain_words) else str(number)
+        return (
+            f"{number:02d}"
+            if padded or (both_long and len(read.get("y", "")) == 4 and not plain_words)
+            else str(number)
+        )
     tens, ones = divmod(number, 10)
     text = ("" if tens == 0 else "十" if tens == 1 else f"{_ZH_DIGITS[tens]}十") + (_ZH_DIGITS[ones] if ones else "")
     return f"初{text}" if old.startswith("初") and number <= 10 else text

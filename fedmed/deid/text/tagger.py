@@ -13,23 +13,29 @@ What it does not do: train (see `training`) or decide alone.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Self
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForTokenClassification, AutoTokenizer
+from transformers.utils import logging as _logging
 
 from fedmed.deid.text import lexicon_zh
 from fedmed.deid.text.lexicon_en import CLINICAL_NOUNS, EPONYMS, NOT_NAMES
 from fedmed.deid.text.spans import KINDS, Kind, Span
 from fedmed.errors import ModelError
 
+reporting: Any = _logging  # transformers leaves its functions untyped
+
 STRIDE = 32
 BATCH = 16
 
 _KIND_OF_LABEL: Mapping[str, Kind] = {kind: kind for kind in KINDS} | {
-    "PER": "NAME", "PERSON": "NAME", "PATIENT": "NAME", "DOCTOR": "NAME", "STAFF": "NAME", "HCW": "NAME", "USERNAME": "ID",
+    "PER": "NAME", "PERSON": "NAME", "PATIENT": "NAME", "DOCTOR": "NAME", "STAFF": "NAME", "HCW": "NAME",
+    "USERNAME": "ID",
     "LOC": "ADDRESS", "GPE": "ADDRESS", "LOCATION": "ADDRESS", "STREET": "ADDRESS", "CITY": "ADDRESS", "ZIP": "ADDRESS",
     "LOCATION-OTHER": "ADDRESS", "COUNTRY": "ADDRESS", "STATE": "ADDRESS", "ORG": "HOSPITAL", "FAC": "HOSPITAL",
     "ORGANIZATION": "HOSPITAL", "VENDOR": "HOSPITAL", "HOSP": "HOSPITAL", "PATORG": "HOSPITAL", "TIME": "DATE",
@@ -37,6 +43,31 @@ _KIND_OF_LABEL: Mapping[str, Kind] = {kind: kind for kind in KINDS} | {
     "CONTACT": "PHONE", "IPADDR": "URL",
 }  # fmt: skip
 _WORD = re.compile(r"[A-Za-z]+")
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep transformers from drawing progress bars and warnings on standard error for the block."""
+    shown, level = reporting.is_progress_bar_enabled(), reporting.get_verbosity()
+    reporting.disable_progress_bar()
+    reporting.set_verbosity_error()
+    try:
+        yield
+    finally:
+        reporting.set_verbosity(level)
+        if shown:
+            reporting.enable_progress_bar()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread for the block: notes are short, and threads that wait for each other cost more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Tagger:
@@ -54,20 +85,33 @@ class Tagger:
         """
         path = Path(folder)
         if not (path / "config.json").is_file() or not any(path.glob("*.safetensors")):
-            raise ModelError(f"tagger {path.name}: expected a folder with config.json and safetensors, got none; save the model with save_pretrained")
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-            model = AutoModelForTokenClassification.from_pretrained(
-                path, local_files_only=True, use_safetensors=True, trust_remote_code=False
+            raise ModelError(
+                f"tagger {path.name}: expected a folder with config.json and safetensors, got none; save the model "
+                f"with save_pretrained"
             )
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"tagger {path.name}: expected a token-classification model, got {type(error).__name__}; check the folder") from error
+        try:
+            with quietly():
+                tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+                model, loading = AutoModelForTokenClassification.from_pretrained(
+                    path, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+                )
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise ModelError(
+                f"tagger {path.name}: expected a token-classification model, got {type(error).__name__}; check the "
+                f"folder"
+            ) from error
+        if loading["missing_keys"]:
+            raise ModelError(
+                f"tagger {path.name}: expected all weights, {len(loading['missing_keys'])} are missing; train it"
+            )
         if not tokenizer.is_fast:
             raise ModelError(f"tagger {path.name}: expected a fast tokenizer, which knows where tokens are; convert it")
         labels = {int(index): _kind(label) for index, label in model.config.id2label.items()}
         kinds = {index: kind for index, kind in labels.items() if kind is not None}
         if not kinds:
-            raise ModelError(f"tagger {path.name}: expected labels such as PER, LOC or {KINDS[0]}, got none that we know")
+            raise ModelError(
+                f"tagger {path.name}: expected labels such as PER, LOC or {KINDS[0]}, got none that we know"
+            )
         limit = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512), 512)
         return cls(model=model.eval(), tokenizer=tokenizer, kinds=kinds, window=int(limit))
 
@@ -83,9 +127,12 @@ class Tagger:
         spans: list[Span] = []
         for at in range(0, len(encoded["input_ids"]), BATCH):
             part = {name: encoded[name][at : at + BATCH] for name in ("input_ids", "attention_mask")}
-            with torch.inference_mode():
+            with torch.inference_mode(), one_thread():
                 best = self._model(**part).logits.argmax(-1).tolist()
-            offsets, special = encoded["offset_mapping"][at : at + BATCH].tolist(), encoded["special_tokens_mask"][at : at + BATCH].tolist()
+            offsets, special = (
+                encoded["offset_mapping"][at : at + BATCH].tolist(),
+                encoded["special_tokens_mask"][at : at + BATCH].tolist(),
+            )
             for labels, where, mask in zip(best, offsets, special, strict=True):
                 spans += self._spans(view, labels, where, mask)
         return spans
@@ -123,9 +170,21 @@ def _joined(view: str, tokens: Sequence[tuple[int, int]]) -> Iterator[tuple[int,
 
 
 def _whole(view: str, start: int, end: int) -> tuple[int, int]:
-    while start and view[start - 1].isascii() and view[start - 1].isalnum() and view[start].isascii() and view[start].isalnum():
+    while (
+        start
+        and view[start - 1].isascii()
+        and view[start - 1].isalnum()
+        and view[start].isascii()
+        and view[start].isalnum()
+    ):
         start -= 1
-    while end < len(view) and view[end].isascii() and view[end].isalnum() and view[end - 1].isascii() and view[end - 1].isalnum():
+    while (
+        end < len(view)
+        and view[end].isascii()
+        and view[end].isalnum()
+        and view[end - 1].isascii()
+        and view[end - 1].isalnum()
+    ):
         end += 1
     return start, end
 

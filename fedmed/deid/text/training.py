@@ -30,10 +30,11 @@ from transformers import BertConfig, BertForTokenClassification, PreTrainedToken
 from fedmed.deid.text.gold import GoldNote, read_gold
 from fedmed.deid.text.reading import read
 from fedmed.deid.text.spans import KINDS
+from fedmed.deid.text.tagger import one_thread, quietly
 from fedmed.errors import DataError
 from fedmed.files import write_atomic
 
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+SPECIAL = PAD, UNKNOWN, START, END = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 MAX_TOKENS = 256
 BATCH_NOTES = 8
 MIN_WORD_COUNT = 3
@@ -47,10 +48,10 @@ pipeline_tag: token-classification
 
 # A demonstration tagger for clinical notes
 
-**This model is not of clinical grade and must not be relied on to protect anybody.** It is a BERT of {parameters:,} parameters
-with random beginnings, trained for {steps} steps on {notes} synthetic notes. It has seen no real note. What it learnt are the
-templates and names of its generator; on real notes its recall is unknown and certainly low. It is one voice beside rules,
-to show where a tagger plugs in.
+**This model is not of clinical grade and must not be relied on to protect anybody.** It is a BERT of {parameters:,}
+parameters with random beginnings, trained for {steps} steps on {notes} synthetic notes. It has seen no real note. What
+it learnt are the templates and names of its generator; on real notes its recall is unknown and certainly low. It is one
+voice beside rules, to show where a tagger plugs in.
 
 | fact | value |
 |---|---|
@@ -97,7 +98,7 @@ def train_tagger(notes: Path, out: Path, *, seed: int, steps: int, hidden: int =
         raise DataError(f"{notes.name}: no notes; expected at least one gold note to train on")
     tokenizer = build_tokenizer(gold)
     pieces = [piece for note in gold for piece in _pieces(tokenizer, note)]
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), one_thread():
         torch.manual_seed(seed)
         model = BertForTokenClassification(_config(len(tokenizer), hidden=hidden, layers=layers))
         loss = _fit(model, pieces, steps=steps)
@@ -106,8 +107,10 @@ def train_tagger(notes: Path, out: Path, *, seed: int, steps: int, hidden: int =
         steps=steps, seed=seed, loss=loss,
     )  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
-    model.eval().save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    model.train(mode=False)
+    with quietly():
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
     card = _CARD.format(
         parameters=trained.parameters, steps=steps, notes=len(gold), seed=seed, loss=loss, labels=", ".join(KINDS),
         digest=hashlib.sha256(notes.read_bytes()).hexdigest(), window=MAX_TOKENS,
@@ -127,15 +130,15 @@ def build_tokenizer(notes: Sequence[GoldNote]) -> PreTrainedTokenizerFast:
     words = sorted(word for word, count in counts.items() if len(word) > 1 and count >= MIN_WORD_COUNT)
     entries = [*SPECIAL, *characters, *(f"##{character}" for character in characters), *words]
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys(entries))}
-    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=64))
+    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token=UNKNOWN, max_input_chars_per_word=64))
     tokenizer.normalizer = normaliser
     tokenizer.pre_tokenizer = split
     tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")]
+        single=f"{START} $A {END}", special_tokens=[(token, vocabulary[token]) for token in (START, END)]
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=MAX_TOKENS, pad_token="[PAD]", unk_token="[UNK]",
-        cls_token="[CLS]", sep_token="[SEP]",
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+        tokenizer_object=tokenizer, model_max_length=MAX_TOKENS, pad_token=PAD, unk_token=UNKNOWN,
+        cls_token=START, sep_token=END,
     )  # fmt: skip
 
 
@@ -181,7 +184,8 @@ def _fit(model: BertForTokenClassification, pieces: Sequence[_Piece], *, steps: 
     optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
     warm = max(1, steps // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps))))
+        optimiser,
+        lambda step: min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps)))),
     )
     model.train()
     loss = math.nan

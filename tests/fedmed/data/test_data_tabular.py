@@ -315,3 +315,16 @@ def test_heart_disease_reaches_the_reference_under_public_ranges(heart: dict[str
     scores = model.decision_function(np.concatenate([c.features for c in test]))
     assert accuracy == pytest.approx(0.819, abs=0.01)
     assert roc_auc_score(np.concatenate([c.labels for c in test]), scores) == pytest.approx(0.883, abs=0.01)
+
+
+def test_a_class_per_value_is_its_place_and_a_missing_value_is_left_out(site: Site):
+    """With three classes a label is the place of its value in one_of, whatever the order of the column's values."""
+    fates = Target(name="fate", column="fate", one_of=("morgue", "home", "ward"), classes=("dead", "well", "ill"))
+    schema = replace(SCHEMA, targets=(*SCHEMA.targets, fates))
+    fate = ("home", "ward", "morgue", "", "home", "home")
+    site.prepare(*(f"p{row},{30 + row % 60},F,a,0,1,{fate[row % 6]}" for row in range(60)), schema=schema)
+    cohort = site.everyone(View(target="fate"), schema=schema)
+    assert np.bincount(cohort.labels).tolist() == [10, 30, 10]
+    assert cohort.classes == ("dead", "well", "ill")
+    ages = cohort.features[cohort.labels == 1, 0]
+    assert {round(float(age) * 10 + 50 - 30) % 6 for age in ages} == {0, 4, 5}

@@ -1,4 +1,4 @@
-"""Schemas: strict, complete, and the two that ship."""
+"""Schemas: strict, complete, and those that ship."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedmed.data.schema import Column, DataSet, Schema, SplitRule, Target, locate, sites_under
+from fedmed.data.schema import Column, DataSet, PooledFile, Schema, SplitRule, Target, locate, sites_under
 from fedmed.data.tabular import feature_names
 from fedmed.errors import ConfigError, DataError
 from fedmed.records import build, canonical_json, decode
@@ -29,7 +29,7 @@ def shipped(name: str) -> DataSet:
     return build(yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8")), DataSet)
 
 
-@pytest.mark.parametrize("name", ["synthetic", "heart_disease"])
+@pytest.mark.parametrize("name", ["synthetic", "heart_disease", "stroke_trial"])
 def test_shipped_data_sets_are_valid_and_survive_json(name: str):
     """YAML to record to JSON to record changes nothing, so a site can store one."""
     dataset = shipped(name)
@@ -177,3 +177,64 @@ def test_listed_sites_must_all_be_there(tmp_path: Path):
         sites_under(tmp_path, schema)
     with pytest.raises(DataError, match="no site 'bern'; expected one of: cleveland"):
         locate(tmp_path, schema, "bern")
+
+
+TEN = tuple(str(digit) for digit in range(10))
+DIGIT = Column(name="digit", kind="category", role="target", values=TEN)
+
+
+def test_a_target_may_have_as_many_classes_as_values():
+    """With more than two classes, one_of lists the value of each; two classes keep their meaning."""
+    assert Target(name="digit", column="digit", one_of=TEN, classes=TEN).multiclass
+    assert not Target(name="dead", column="dead", one_of=("1",)).multiclass
+
+
+@pytest.mark.parametrize(
+    ("one_of", "classes", "message"),
+    [
+        (TEN[:9], TEN, "with 10 classes, one_of lists a different value for each, got 9"),
+        ((*TEN[:9], "0"), TEN, "with 10 classes, one_of lists a different value for each, got 9"),
+        (("1",), ("a", "a"), "two or more different classes"),
+        (("1",), ("a",), "two or more different classes"),
+    ],
+)
+def test_classes_and_values_that_do_not_match_are_refused(
+    one_of: tuple[str, ...], classes: tuple[str, ...], message: str
+):
+    """A target never leaves open which value a class stands for."""
+    with pytest.raises(ValueError, match=message):
+        Target(name="digit", column="digit", one_of=one_of, classes=classes)
+
+
+def test_a_number_has_two_classes_only():
+    """Above a bound or not: a third class has no meaning."""
+    with pytest.raises(ValueError, match="one_of lists a different value for each"):
+        Target(name="ill", column="grade", above=0, classes=("a", "b", "c"))
+
+
+def test_a_pooled_file_needs_sites_and_a_header():
+    """A file is divided among known sites by a named column."""
+    pooled = PooledFile(file="all.csv", column="site")
+    split = SplitRule(kind="hash", test_fraction=0.3)
+    with pytest.raises(ValueError, match="divided among the sites"):
+        DataSet(name="tiny", schema=SCHEMA, split=split, pooled=pooled)
+    headless = replace(SCHEMA, sites=("a",), header=False)
+    with pytest.raises(ValueError, match="needs a header"):
+        DataSet(name="tiny", schema=headless, split=split, pooled=pooled)
+    with pytest.raises(ValueError, match="needs its name and a column"):
+        PooledFile(file=" ", column="site")
+
+
+def test_how_a_file_is_divided_does_not_change_the_schema():
+    """A hospital with its own file and a researcher with the published one hold data under one schema."""
+    trial = shipped("stroke_trial")
+    assert replace(trial, pooled=None).schema.digest == trial.schema.digest
+
+
+def test_stroke_features_are_known_at_randomisation():
+    """Country and outcomes are no features; 3 numbers, 8 binaries and 11 categories make 47."""
+    schema = shipped("stroke_trial").schema
+    names = feature_names(schema)
+    assert len(names) == 47
+    assert not [name for name in names if name.startswith(("COUNTRY", "ID14", "OCCODE"))]
+    assert [target.name for target in schema.targets] == ["dead_14d", "dead_or_dependent_6m"]

@@ -304,7 +304,7 @@ def test_ring_bytes_are_views_that_nobody_can_write_to(bench: Any):
 def test_a_contribution_shows_nothing_when_logged():
     """The argument that holds weight, values and noise prints none of them."""
     contribution = Contribution(weight=47.0, values={"delta": np.array([1.25])}, noise={"delta": np.array([8])})
-    assert repr(contribution) == "Contribution(edition=0)"
+    assert repr(contribution) == "Contribution(editions={})"
 
 
 @pytest.mark.slow

@@ -1,0 +1,106 @@
+"""What the commands of a site share: one-line complaints, the option --home, a progress bar, and printing.
+
+Why it exists: every command of a site finds the site in the same way and says what is wrong in the same way.
+
+What it does not do: know a command.
+"""
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn, TypeAlias
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from fedmed.errors import UsageError
+from fedmed_site.home import SiteHome
+
+HOME_VARIABLE = "FEDMED_SITE_HOME"
+
+
+FORM = argparse.RawDescriptionHelpFormatter
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are errors of FedMed: one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what the command line shows as one line.
+
+        Raises:
+            UsageError: Always.
+        """
+        raise UsageError(f"{self.prog}: {message}; see {self.prog} --help")
+
+
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"  # noqa: SLF001  argparse has no public name for it
+Run = Callable[[argparse.Namespace], int]
+
+
+def add(commands: Commands, name: str, about: str, run: Run, *, after: str = "") -> Parser:
+    """Add a command and return its parser; `about` is one phrase without a full stop."""
+    sentence = f"{about[0].upper()}{about[1:]}."
+    parser = commands.add_parser(
+        name, help=about, description=sentence, epilog=after, formatter_class=FORM, allow_abbrev=False
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_home(parser: Parser) -> None:
+    """Add the option that names the site's folder."""
+    parser.add_argument(
+        "--home", type=Path, metavar="DIR", help=f"the site's folder; else ${HOME_VARIABLE}, else ~/.local/share/fedmed"
+    )
+
+
+def home_path(parsed: argparse.Namespace) -> Path:
+    """Return where the site's folder is or is to be."""
+    if parsed.home is not None:
+        return Path(parsed.home)
+    named = os.environ.get(HOME_VARIABLE)
+    return Path(named) if named else Path.home() / ".local" / "share" / "fedmed"
+
+
+def opened(parsed: argparse.Namespace) -> SiteHome:
+    """Return the site that a command is about.
+
+    Raises:
+        UsageError: There is none.
+    """
+    path = home_path(parsed)
+    if not (path / "site.json").is_file():
+        raise UsageError(f"expected a site in {path}, found no site.json; fedmed site init --home {path} --name NAME")
+    return SiteHome.open(path)
+
+
+class ProgressBar:
+    """A progress bar on standard error."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> "ProgressBar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def start(self, files: int) -> None:
+        """Begin to count."""
+        self._task = self._progress.add_task("files", total=files)
+
+    def advance(self) -> None:
+        """Count one file."""
+        if self._task is not None:
+            self._progress.advance(self._task)
+
+
+def say(text: str) -> None:
+    """Print one line of the command's output."""
+    print(text)  # noqa: T201  the command's output

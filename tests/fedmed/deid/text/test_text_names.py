@@ -1,0 +1,149 @@
+"""Names in both languages: found by their contexts; words and eponyms that look like names stay."""
+
+import pytest
+
+from fedmed.deid.text import names_en, names_zh, places_en, places_zh
+from fedmed.deid.text.reading import read
+from fedmed.deid.text.spans import merge
+
+
+def zh(note: str) -> list[str]:
+    """Return the Chinese names in a note."""
+    return [note[span.start : span.end] for span in merge(names_zh.find_names(read(note).view))]
+
+
+def en(note: str) -> list[str]:
+    """Return the names in Latin letters in a note."""
+    return [note[span.start : span.end] for span in merge(names_en.find_names(read(note)))]
+
+
+def places(note: str) -> list[str]:
+    """Return the hospitals and addresses in a note."""
+    reading = read(note)
+    spans = merge([*places_zh.find_places(reading.view), *places_en.find_places(reading, reading)])
+    return [note[span.start : span.end] for span in spans]
+
+
+@pytest.mark.parametrize(
+    ("note", "names"),
+    [
+        ("患者翟煦然，女，66岁", ["翟煦然"]),
+        ("患者翟煦诉乏力", ["翟煦"]),
+        ("患儿于小满，男", ["于小满"]),
+        ("患者高敏，女，30岁", ["高敏"]),
+        ("姓名：卞 卡 性别", ["卞 卡"]),
+        ("患者姓名：阿不都·克里木 性别", ["阿不都·克里木"]),
+        ("术者：欧阳靖川 助手：司徒蔚", ["欧阳靖川", "司徒蔚"]),
+        ("请聂闻笛副主任医师会诊", ["聂闻笛"]),
+        ("今日柏主任查房", ["柏"]),
+        ("麻醉医师：窦一鸣、苟笑", ["窦一鸣", "苟笑"]),
+        ("家属（其女）：蔺葳", ["蔺葳"]),
+        ("凯比努尔·买买提诉腹痛", ["凯比努尔·买买提"]),
+        ("翟煦然诉乏力，予翟煦然补液", ["翟煦然", "翟煦然"]),
+        ("病史由裴旻陪护代诉", ["裴旻"]),
+        ("主治医师签名：常瑛", ["常瑛"]),
+    ],
+)
+def test_chinese_names_are_found(note: str, names: list[str]) -> None:
+    """Left and right contexts, compound and weak surnames, dotted names, lists and repetitions."""
+    assert zh(note) == names
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "患者黄疸加重，高热不退，张力增高，白细胞升高，石膏固定，江米食后腹胀",
+        "患者于昨日，患者时有心悸，患者常感乏力，患者全身不适，患者应卧床",
+        "患者方便时，患者马上，患者何时，患者任何，患者曾在外院，患者余无特殊",
+        "患者白天嗜睡，患者周身疼痛，患者左侧肢体，患者向心性肥胖，患者解黑便",
+        "主任医师查房，上级医师指示，全科医生，值班医生，管床医师，请心内科会诊",
+        "姓名：不详 联系人：无 陈述者：患者本人 家属签名：同上",
+        "格林·巴利综合征，克·雅病，万古霉素，雷贝拉唑，林可霉素，毛细血管，马尾神经",
+        "主诉：黄疸3天；诊断：高血压；舌苔：黄腻；既往史：曾行胆囊切除",
+    ],
+)
+def test_chinese_words_are_no_names(note: str) -> None:
+    """Common words that begin with a surname stay, behind the contexts of names too."""
+    assert zh(note) == []
+
+
+@pytest.mark.parametrize(
+    ("note", "names"),
+    [
+        ("Mr. Tuan-Anh Vroonhof was seen", ["Tuan-Anh Vroonhof"]),
+        ("seen by Dr. Ó Conaill today", ["Ó Conaill"]),
+        ("Patient: Vroonhof, Ysolde   MRN", ["Vroonhof, Ysolde"]),
+        ("PATIENT NAME: YSOLDE VROONHOF DATE OF BIRTH", ["YSOLDE VROONHOF"]),
+        ("her husband, Bartholomeus, agreed", ["Bartholomeus"]),
+        ("cc: Imogen Thackrayson, MD; Rhys Pellingham, RN", ["Imogen Thackrayson", "Rhys Pellingham"]),
+        ("Surgeon: J. van der Zalm", ["J. van der Zalm"]),
+        ("Dr. Young and Mrs. White", ["Young", "White"]),
+        (
+            "Ysolde Vroonhof is a 56-year-old woman. Vroonhof's wound. Ysolde slept.",
+            ["Ysolde Vroonhof", "Vroonhof", "Ysolde"],
+        ),
+        ("Electronically signed by Rhys Pellingham II on", ["Rhys Pellingham II"]),
+        ("dr. pellingham called", ["pellingham"]),
+    ],
+)
+def test_english_names_are_found(note: str, names: list[str]) -> None:
+    """Titles, labels, relations, credentials, particles, ages, repetitions."""
+    assert en(note) == names
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "Crohn's disease, Parkinson disease, Foley catheter, Babinski sign, Hodgkin lymphoma, Colles fracture",
+        "May improve. Will follow. Mark the site. Grace period. Rose bengal. Hope is high.",
+        "Jackson-Pratt drain, Whipple procedure, Glasgow Coma Scale, Apgar scores, Murphy sign",
+        "MR ANGIOGRAM OF THE BRAIN. MS EXACERBATION. INTERVAL 54 MS. CORONARY ARTERY DISEASE.",
+        "Patient denies pain. Mother: Alive. Father: Died of stroke. Assistant: None. Name: unknown",
+        "Lasix 40 mg, Coumadin, Tylenol; Klebsiella; E. coli; Santa Ana",
+        "CC: Headache. HPI: Seizures. PROTOCOL: Standard.",
+    ],
+)
+def test_english_words_are_no_names(note: str) -> None:
+    """Eponyms, drugs, headings and words that are also first names stay."""
+    assert en(note) == []
+
+
+def test_eponym_stays_beside_its_namesake() -> None:
+    """Where a Dr. Foley is in the note, the catheter keeps its name."""
+    assert en("Dr. Foley placed a Foley catheter. Foley agreed, as Foley had said.").count("Foley") == 2
+    assert "Foley catheter" not in " ".join(en("Dr. Foley placed a Foley catheter."))
+
+
+@pytest.mark.parametrize(
+    ("note", "expected"),
+    [
+        ("曾于宜川县第二人民医院就诊", ["宜川县第二人民医院"]),
+        ("转至浙江大学医学院附属邵逸夫医院", ["浙江大学医学院附属邵逸夫医院"]),
+        ("现住址：杭州市西湖区灵隐路7号2幢301室，", ["杭州市西湖区灵隐路7号2幢301室"]),
+        ("家住桃源乡柳树村三组", ["桃源乡柳树村三组"]),
+        ("来自四川省绵阳市", ["四川省绵阳市"]),
+        ("transferred from Larkhaven General Hospital today", ["Larkhaven General Hospital"]),
+        ("seen at St. Odo's Medical Center", ["St. Odo's Medical Center"]),
+        ("lives at 77 Quince Street, Apt 4B, Larkhaven, OH 43001.", ["77 Quince Street, Apt 4B, Larkhaven, OH 43001"]),
+        ("P.O. Box 771, Larkhaven, Ohio", ["P.O. Box 771, Larkhaven, Ohio"]),
+        ("She was born in Larkhaven and", ["Larkhaven"]),
+    ],
+)
+def test_places_are_found(note: str, expected: list[str]) -> None:
+    """Hospitals by their endings, addresses by labels, chains and numbers."""
+    assert places(note) == expected
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "我院、当地医院、上级医院、外院、三甲医院、某医院、县医院均可",
+        "心尖区、腹股沟区、病区、手术室、尿路、通路、旁路移植、镇痛镇静药、3号切口",
+        "the Emergency Hospital, a pain clinic, Outpatient Clinic, the Hospital, General surgery",
+        "discharged to home; moved to RV outflow tract; 0 Vicryl loop; NT, ND, NBS; CPT Code 77470",
+        "lives in Ohio",
+    ],
+)
+def test_words_are_no_places(note: str) -> None:
+    """Hospitals in general, parts of the body and states alone stay."""
+    assert places(note) == []
