@@ -60,12 +60,15 @@ def _written(match: re.Match[str]) -> WrittenDate:
 
 _ZERO = "〇零○"
 _NUMERAL = f"{_ZERO}一二三四五六七八九"
-_ZH_DAY = "[0-9]{1,2}|三十一?|二十[一二三四五六七八九]?|廿[一二三四五六七八九]?|初?十[一二三四五六七八九]?|初?[一二三四五六七八九]"
+_ZH_ONES = "[一二三四五六七八九]"
+_ZH_DAY = f"[0-9]{{1,2}}|三十一?|二十{_ZH_ONES}?|廿{_ZH_ONES}?|初?十{_ZH_ONES}?|初?{_ZH_ONES}"
 _ZH_MONTH = "[0-9]{1,2}|十[一二]?|[一二三四五六七八九]|元|正|腊|冬"
-_ZH_REST = rf"(?: ?(?:-|~|至|到) ?(?P<d2>{_ZH_DAY}) ?[日号])?(?: ?\(? ?(?:星期|周|礼拜)(?P<w>[一二三四五六日天]) ?\)?)?"
+_ZH_WEEKDAY = r"(?: ?\(? ?(?:星期|周|礼拜)(?P<w>[一二三四五六日天]) ?\)?)?"
+_ZH_REST = rf"(?: ?(?:-|~|至|到) ?(?P<d2>{_ZH_DAY}) ?[日号])?{_ZH_WEEKDAY}"
 _ZH_YEAR = re.compile(  # the first character is consumed before it is looked at: so the search skips to it at once
-    rf"(?P<y>[0-9{_NUMERAL}](?<![0-9.{_NUMERAL}十].)(?:(?:(?<=1)9|(?<=2)0)[0-9]{{2}}|(?<=[一二])[{_ZERO}九一][{_NUMERAL}]{{2}}"
-    rf"|[0-9{_NUMERAL}])) ?年(?: ?(?P<m>{_ZH_MONTH}) ?月(?:份|底|初(?!{_ZH_DAY})|[上中下]旬)?"
+    rf"(?P<y>[0-9{_NUMERAL}](?<![0-9.{_NUMERAL}十].)(?:(?:(?<=1)9|(?<=2)0)[0-9]{{2}}"
+    rf"|(?<=[一二])[{_ZERO}九一][{_NUMERAL}]{{2}}|[0-9{_NUMERAL}])) ?年"
+    rf"(?: ?(?P<m>{_ZH_MONTH}) ?月(?:份|底|初(?!{_ZH_DAY})|[上中下]旬)?"
     rf"(?: ?(?P<d>{_ZH_DAY})(?: ?[日号]|(?![0-9:])){_ZH_REST})?)?"
 )
 _ZH_MONTH_DAY = re.compile(
@@ -73,7 +76,8 @@ _ZH_MONTH_DAY = re.compile(
     rf" ?月份? ?(?P<d>{_ZH_DAY}) ?[日号]{_ZH_REST}"
 )
 _NO_YEAR = re.compile(  # a duration, or the year of a guideline, which is nobody's
-    "[以之]?[内余多来前后龄资]|[余多]| ?(?:病史|间|期)|(?: ?[A-Z]{2}|[）)》]|.{0,12}(?:版|指南|标准|共识|分类|分型|诊断依据))"
+    "[以之]?[内余多来前后龄资]|[余多]| ?(?:病史|间|期)"
+    "|(?: ?[A-Z]{2}|[）)》]|.{0,12}(?:版|指南|标准|共识|分类|分型|诊断依据))"
 )
 
 

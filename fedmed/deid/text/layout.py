@@ -43,7 +43,7 @@ _EN_LABELS = tuple(
     for number in ("", " number", " no", " no.", "#", " id", " code", " phone", " name")
 )
 _KNOWN = frozenset((*_ZH_LABELS, *_EN_LABELS))
-_MARK = re.compile(rf"[|\t ](?: *[|\t] *|(?<=[|\t]) *| +(?:- )?|- |(?<=[{CJK})] ))(?=[^ |\t\n])")
+_MARK = re.compile(rf"[|\t ](?<!  )(?: *[|\t] *|(?<=[|\t]) *| +(?:- )?|- |(?<=[{CJK})] ))(?=[^ |\t\n])")
 _SINCE_MARK = re.compile(r"(?:[^|\t\n;,(>:. ]|\.(?! )|(?<! ) (?! ))+ *$")
 _CELL_TEXT = re.compile(r"[^|\t\n:]{1,24}?(?= *(?:[|\t:\n]|  |$))")
 _CELL = re.compile(r"[^|\t\n]+")

@@ -286,7 +286,7 @@ def _everywhere(view: str, lower: str, found: Sequence[Span], *, plain: bool) ->
         covered[span.start : span.end] = b"\1" * (span.end - span.start)
     for word, start in _occurrences(lower, roles):
         end = start + len(word)
-        if covered[start]:
+        if covered[start] and (start == 0 or covered[start - 1]):
             continue
         written = view[start:end]
         common = word in AMBIGUOUS or word in EPONYMS or len(word) < 4

@@ -27,7 +27,7 @@ from fedmed.deid.text.dates import WrittenDate, find_dates
 from fedmed.deid.text.identifiers import find_identifiers
 from fedmed.deid.text.layout import cells, lay_out
 from fedmed.deid.text.options import TextOptions
-from fedmed.deid.text.placeholders import PLACEHOLDER, placeholders
+from fedmed.deid.text.placeholders import DONE, placeholders
 from fedmed.deid.text.reading import CJK, Reading, lowered, read, reading_of
 from fedmed.deid.text.shifts import shift_date, year_of
 from fedmed.deid.text.spans import FILLER, Kind, Span, fill, merge
@@ -91,7 +91,8 @@ class NoteCleaner:
         self, reading: Reading, *, patient: str, names: Sequence[str]
     ) -> tuple[list[Span], dict[tuple[int, int], WrittenDate]]:
         """Return the union of what every voice finds, asked until nothing new is found, and the dates among it."""
-        done = [Span(start=m.start(), end=m.end(), kind="NAME") for m in PLACEHOLDER.finditer(reading.view)]
+        done = [Span(start=m.start(), end=m.end(), kind="NAME") for m in DONE.finditer(reading.view)]
+        known = _known_words(patient, names)
         view, found, dates = fill(reading.view, done), list[Span](), dict[tuple[int, int], WrittenDate]()
         while True:
             laid = reading_of(lay_out(view))
@@ -99,7 +100,7 @@ class NoteCleaner:
             written = find_dates(flat)
             dates |= {(date.span.start, date.span.end): date for date in written}
             voices = [
-                *_known(now, patient, names),
+                *_known(now, known),
                 *(date.span for date in written),
                 *self._voices(now, flat),
                 *self._in_cells(view),
@@ -176,20 +177,25 @@ def clean_note(note: str, *, options: TextOptions, key: bytes, patient: str, nam
     return NoteCleaner(options=options, key=key).clean(note, patient=patient, names=names)
 
 
-def _known(reading: Reading, patient: str, names: Sequence[str]) -> Iterator[Span]:
-    """Yield where a note repeats what the site knows of the patient."""
-    known: list[tuple[str, Kind]] = [(name, "NAME") for name in names if len(normalise(name)) >= 2]
+def _known_words(patient: str, names: Sequence[str]) -> list[tuple[str, Kind]]:
+    """Return what the site knows of the patient and a note may repeat, in small letters."""
+    words: list[tuple[str, Kind]] = [(name, "NAME") for name in names if len(normalise(name)) >= 2]
     if len(normalise(patient)) >= 4:
-        known.append((patient, "RECORD"))
-    for text, kind in known:
-        words = lowered(read(text).view.strip())
-        at = reading.lower.find(words)
+        words.append((patient, "RECORD"))
+    read_words = ((lowered(read(word).view.strip()), kind) for word, kind in words)
+    return [(word, kind) for word, kind in read_words if word]
+
+
+def _known(reading: Reading, words: Sequence[tuple[str, Kind]]) -> Iterator[Span]:
+    """Yield where a note repeats one of these words, by itself."""
+    for word, kind in words:
+        at = reading.lower.find(word)
         while at >= 0:
-            end = at + len(words)
+            end = at + len(word)
             beside = reading.lower[max(0, at - 1) : at] + reading.lower[end : end + 1]
-            if not (words.isascii() and beside.isascii() and any(character.isalnum() for character in beside)):
+            if not (word.isascii() and beside.isascii() and any(character.isalnum() for character in beside)):
                 yield Span(start=at, end=end, kind=kind, role="patient")
-            at = reading.lower.find(words, at + 1)
+            at = reading.lower.find(word, at + 1)
 
 
 def _load_tagger(folder: str) -> "Tagger":

@@ -46,6 +46,7 @@ _ALL_WORDS = sorted(
     reverse=True,
 )
 PLACEHOLDER = re.compile(rf"\[(?P<words>{'|'.join(_ALL_WORDS)})(?: ?(?P<number>[0-9]{{1,3}}))?\]")
+DONE = re.compile(rf"{PLACEHOLDER.pattern}|(?<![0-9.])90(?:岁以上|\+)")  # what this module writes
 _CJK = re.compile(f"[{CJK}]")
 _CHINESE_RUN = re.compile(f"[{CJK}]+")
 _LATIN_RUN = re.compile("[A-Za-z]+")

@@ -51,7 +51,7 @@ _STREET = re.compile(
 )
 _BOX = re.compile(rf"(?:P\.? ?O\.? ?Box|PO BOX|Post Office Box) [0-9]+{_REST}")
 _CITY_STATE = re.compile(
-    rf"(?P<where>(?:in|from|at|near|to) )?(?:[A-Z][a-z]+|[A-Z]{{4,}})(?<![A-Z]\.)(?: {_CAP}){{0,2}},[ "
+    rf"(?P<where>(?:in|from|at|near|to) )?[A-Z](?<![A-Za-z].)(?:[a-z]+|[A-Z]{{3,}})(?<![A-Z]\.)(?: {_CAP}){{0,2}},[ "
     rf"\n]?(?:(?:{_STATE_NAMES})(?![a-z])(?:,? {_ZIP})?"
     rf"|(?P<degree>MD|PA|MA|MS)(?![A-Za-z])(?P<zip>,? {_ZIP})?|(?:{_STATES})(?![A-Za-z])(?:,? {_ZIP})?)"
 )

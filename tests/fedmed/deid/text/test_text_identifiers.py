@@ -79,6 +79,7 @@ def test_identifiers_are_found(note: str, kind: str, text: str) -> None:
         "NCT01234567 and ISBN 9780306406157",
         "Ki-67 60%, HER2 1+, T2-weighted",
         "e.g. the U.S. trial",
+        "Lab: 1250 mg/dl; visit: 2000 ml",
         "the patient is a 45-year-old",
     ],
 )

@@ -3,11 +3,12 @@
 import dataclasses
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fedmed.deid.pseudonyms import Pseudonyms
@@ -106,6 +107,7 @@ def test_second_pass_changes_nothing(language: str, gold_file: Callable[..., Pat
 
 
 @settings(max_examples=300, deadline=None)
+@example("93岁路7号")
 @given(FRAGMENTS)
 def test_any_second_pass_changes_nothing(note: str) -> None:
     """However names, dates and placeholders stand together, a second pass finds nothing more."""
@@ -242,3 +244,37 @@ def test_tables_and_forms_are_cleaned(cleaner: NoteCleaner) -> None:
     assert "94" not in text
     assert "跃龙" not in text
     assert isinstance(cleaner.clean("", patient="p"), CleanedNote)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "A",
+        "a.",
+        "1",
+        "1-",
+        "12 ",
+        "省市区",
+        "患者",
+        "王",
+        "路",
+        "医院",
+        "(",
+        " ",
+        "\n",
+        "|",
+        "Dr. ",
+        "Jane ",
+        "@",
+        "2021-",
+        "MRN ",
+        "年月",
+        "·甲",
+        "a@b.",
+    ],
+)
+def test_no_text_takes_long(piece: str, cleaner: NoteCleaner) -> None:
+    """A long run of one piece, as a broken export has it, is cleaned in time that grows with its length."""
+    started = time.process_time()
+    cleaner.clean(piece * 6000, patient="p")
+    assert time.process_time() - started < 20
