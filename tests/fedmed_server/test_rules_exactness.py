@@ -27,6 +27,7 @@ from fedmed_sim.settings import SecaggSettings
 from fedmed_site.agent import SiteAgent
 from fedmed_site.home import SiteHome
 from fedmed_site.personal import PersonalModels
+from fedmed_site.replies import HEAD_BYTES
 
 MODEL = ModelSpec(family="tabular-transformer", adapter="lora", width=8, depth=1, heads=2, lora_rank=2)
 
@@ -105,7 +106,7 @@ def measured(consortium: Consortium, plan: Plan, state: Path) -> tuple[float, in
     own, weights = [], []
     for home in consortium.homes:
         stored = SiteHome(home).replies / digest(plan) / f"train.fit-{last:06d}.reply"
-        answer = answer_from_bytes(stored.read_bytes()[68:])
+        answer = answer_from_bytes(stored.read_bytes()[HEAD_BYTES:])
         model = start["model"].astype(np.float64) + answer.arrays["mean"]
         own.append(products(module, plan.model, model, frozen, last))
         weights.append(float(answer.facts["weight"]))

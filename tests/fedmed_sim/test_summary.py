@@ -129,7 +129,8 @@ def test_insecure_aggregation_is_said_first():
 )
 def test_a_weakened_promise_is_said(privacy: PrivacySpec, expected: str):
     """No noise, or noise that anybody can repeat."""
-    plan = replace(PLAN, privacy=privacy)
+    training = replace(PLAN.training, local_steps=1, sample_rate=1.0)
+    plan = replace(PLAN, privacy=privacy, training=training, aggregation=AggregationSpec(kind="secure"))
     assert any(expected in warning for warning in warnings_of([plan], [result(plan)], secure=True))
 
 
