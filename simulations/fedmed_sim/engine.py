@@ -44,6 +44,8 @@ from fedmed_sim.settings import EngineKind
 
 RunConfig = dict[str, str]
 PARTITION_KEY = "partition-id"
+LOOK_INTERVAL_S = 0.01
+"""How long a message of the coordinator may wait for the simulated fleet; rounds of secure aggregation have many."""
 _QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -55,6 +57,13 @@ _QUIET = {
 
 class _StoppedError(BaseException):
     """The simulation was stopped while the coordinator was waiting for replies."""
+
+
+class _Stop(threading.Event):
+    """Ends the simulation; Flower's fleet waits on it between its looks for messages, here for less than its 0.1 s."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return super().wait(LOOK_INTERVAL_S if timeout is None else min(timeout, LOOK_INTERVAL_S))
 
 
 class _Grid(InMemoryGrid):
@@ -134,7 +143,7 @@ class Engine:
             info = store.run_infos[run.run_id]
             info.initial_run_config = dict(run_config)
             info.context.run_config = dict(run_config)
-        stop = threading.Event()
+        stop = _Stop()
         grid = _Grid(factory, stop, tap)
         grid.set_run(run)
         raised: list[BaseException] = []
