@@ -296,7 +296,7 @@ def timed(work: Callable[[], Value]) -> tuple[Value, float]:
 
 def measure(*, quick: bool) -> dict[str, Any]:
     """Measure everything; the four promised ratios stand at the top."""
-    repeats = 3 if quick else 7
+    repeats = 7 if quick else 15
     say("mask against copy")
     mask, copy = compare_mask(LENGTH, 15)
     by_length, by_sites = [], []

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedmed.errors import RefusedError
 from fedmed.secagg import bindings, keys, masking
-from fedmed.secagg.masking import Contribution, Ring
+from fedmed.secagg.masking import Contribution
 from fedmed.secagg.messages import Header, Masked, Offer, Upload
 from fedmed.secagg.roster import Policy, Segment
 from fedmed.secagg.state import Advertised, Dealt
@@ -73,16 +73,14 @@ def mask_update(
         if not length:
             payload.append(b"")
             continue
-        ring: Ring = masking.encode(
-            contribution.values[segment.name],
+        ring = masking.encode_masked(
+            contribution,
             segment,
-            weight=contribution.weight,
             max_weight=policy.max_weight,
             rounding=dealt.rounding,
+            added=added,
+            subtracted=subtracted,
         )
-        if segment.name in contribution.noise:
-            masking.add_noise(ring, contribution.noise[segment.name])
-        masking.apply_masks(ring, segment, added=added, subtracted=subtracted)
         payload.append(masking.to_bytes(ring))
     h2 = bindings.hash_headers(dealt.h1, headers)
     digest = bindings.payload_digest(h2, site=site, payload=payload)

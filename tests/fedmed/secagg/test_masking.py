@@ -20,6 +20,7 @@ from fedmed.secagg import masking
 from fedmed.secagg.masking import Contribution
 from fedmed.secagg.roster import Segment
 
+FIRST_BLOCK = (2).to_bytes(16, "big")
 EDGES = [1, 2, 16383, 16384, 16385, 32768, 65537, 131072 + 3]
 
 
@@ -69,7 +70,7 @@ def test_a_mask_is_the_documented_keystream(bench: Any, name: Any, length: Any):
         for part in (segment.name.encode(), segment.bits.to_bytes(8, "big"), length.to_bytes(8, "big"))
     )
     key = HKDFExpand(algorithm=SHA256(), length=32, info=info).derive(b"s" * 32)
-    stream = Cipher(AES(key), CTR(bytes(16))).encryptor().update(bytes(length * segment.bits // 8))
+    stream = Cipher(AES(key), CTR(FIRST_BLOCK)).encryptor().update(bytes(length * segment.bits // 8))
     ring = np.zeros(length, dtype=masking.ring_type(segment.bits))
     masking.add_mask(ring, b"s" * 32, segment)
     assert ring.tobytes() == stream
@@ -177,10 +178,34 @@ def test_without_headroom_sixteen_bits_wrap():
 
 
 @pytest.mark.parametrize("length", EDGES)
+def test_encoding_and_masking_in_one_go_is_what_the_steps_give(bench: Any, length: Any):
+    """Going through the vector once gives the bytes of encoding, then noise, then masks."""
+    generator = np.random.default_rng(length)
+    values, noise = generator.normal(0, 0.3, length), generator.integers(-9, 9, length)
+    contribution = Contribution(weight=0.5, values={"delta": values}, noise={"delta": noise})
+    whole = masking.encode_masked(
+        contribution, bench.DELTA, max_weight=1.0, rounding=b"r" * 32, added=[b"a" * 32], subtracted=[b"s" * 32]
+    )
+    steps = encode(values, bench.DELTA, weight=0.5)
+    masking.add_noise(steps, noise)
+    masking.add_mask(steps, b"a" * 32, bench.DELTA)
+    masking.subtract_mask(steps, b"s" * 32, bench.DELTA)
+    assert (whole == steps).all()
+
+
+@pytest.mark.parametrize("noise", [np.zeros(9, dtype=np.int64), np.zeros(10, dtype=np.int32)])
+def test_noise_of_another_shape_or_kind_is_refused(bench: Any, noise: Any):
+    """A share of noise that doesn't fit the vector never goes into it in part."""
+    contribution = Contribution(weight=0.5, values={"delta": np.zeros(10)}, noise={"delta": noise})
+    with pytest.raises(RefusedError, match="expected int64 of shape"):
+        masking.encode_masked(contribution, bench.DELTA, max_weight=1.0, rounding=b"r" * 32, added=[], subtracted=[])
+
+
+@pytest.mark.parametrize("length", EDGES)
 @pytest.mark.parametrize(("name", "low"), [("DELTA", -1.0), ("FISHER", 0.0), ("HALF", -1.0)])
 @pytest.mark.parametrize("width", [np.float32, np.float64])
 def test_an_encoding_is_the_documented_one(bench: Any, length: Any, name: Any, low: Any, width: Any):
-    """An element is floor(clip(w~ x, C) 2^f + U), U from the documented keystream in 32 bits, to the last bit."""
+    """An element is floor(clip(w~ x, C) 2^f + U), U from the documented keystream in 16 bits, to the last bit."""
     segment, share = getattr(bench, name), 0.37
     values = np.random.default_rng(length).normal(0, 1.5, length).astype(width)
     info = b"FedMed-SA/v1/round\0" + b"".join(
@@ -188,9 +213,9 @@ def test_an_encoding_is_the_documented_one(bench: Any, length: Any, name: Any, l
         for part in (segment.name.encode(), segment.bits.to_bytes(8, "big"), length.to_bytes(8, "big"))
     )
     key = HKDFExpand(algorithm=SHA256(), length=32, info=info).derive(b"r" * 32)
-    words = np.frombuffer(Cipher(AES(key), CTR(bytes(16))).encryptor().update(bytes(4 * length)), dtype="<u4")
+    words = np.frombuffer(Cipher(AES(key), CTR(FIRST_BLOCK)).encryptor().update(bytes(2 * length)), dtype="<u2")
     scaled = np.clip(share * values.astype(np.float64), low, 1) * 2.0**segment.fraction_bits
-    expected = np.floor(scaled + words * 2.0**-32).astype(np.int64).astype(masking.ring_type(segment.bits))
+    expected = np.floor(scaled + words * 2.0**-16).astype(np.int64).astype(masking.ring_type(segment.bits))
     assert (encode(values, segment, weight=share) == expected).all()
 
 
