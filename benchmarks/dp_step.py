@@ -26,6 +26,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -120,13 +121,7 @@ def encoder_case(kind: str, scale: Scale) -> Case:
         "BERT": (transformers.BertConfig, transformers.BertForSequenceClassification),
         "RoBERTa": (transformers.RobertaConfig, transformers.RobertaForSequenceClassification),
     }[kind]
-    config = config_class(
-        vocab_size=VOCABULARY,
-        hidden_size=scale.hidden,
-        num_hidden_layers=scale.layers,
-        num_attention_heads=scale.hidden // 64,
-        intermediate_size=4 * scale.hidden,
-    )
+    config = config_class(**_sizes(scale), vocab_size=VOCABULARY)
     module = adapted(model_class(config), scale, ["query", "value"], head="classifier")
     return Case(module=module, inputs=_tokens(scale), labels=torch.arange(scale.batch) % 2)
 
@@ -152,15 +147,8 @@ def decoder_case(kind: str, scale: Scale) -> Case:
         "Llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
         "Qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
     }[kind]
-    config = config_class(
-        vocab_size=VOCABULARY,
-        hidden_size=scale.hidden,
-        num_hidden_layers=scale.layers,
-        num_attention_heads=scale.hidden // 64,
-        num_key_value_heads=scale.hidden // 64,
-        intermediate_size=4 * scale.hidden,
-        use_cache=False,
-    )
+    heads = scale.hidden // 64
+    config = config_class(**_sizes(scale), vocab_size=VOCABULARY, num_key_value_heads=heads, use_cache=False)
     tokens = _tokens(scale)
     return Case(
         module=adapted(model_class(config), scale, ["q_proj", "v_proj"]), inputs=tokens, labels=tokens.roll(-1, 1)
@@ -169,14 +157,7 @@ def decoder_case(kind: str, scale: Scale) -> Case:
 
 def vit_case(scale: Scale) -> Case:
     """Return a vision transformer with a classification head."""
-    config = transformers.ViTConfig(
-        hidden_size=scale.hidden,
-        num_hidden_layers=scale.layers,
-        num_attention_heads=scale.hidden // 64,
-        intermediate_size=4 * scale.hidden,
-        image_size=scale.image,
-        patch_size=scale.patch,
-    )
+    config = transformers.ViTConfig(**_sizes(scale), image_size=scale.image, patch_size=scale.patch)
     model = transformers.ViTForImageClassification(config)
     module = adapted(model, scale, ["q_proj", "v_proj"], head="classifier")
     return Case(module=module, inputs=_images(scale), labels=torch.arange(scale.batch) % 2)
@@ -202,6 +183,16 @@ CASES: Mapping[str, Callable[[Scale], Case]] = {
     "ViT": vit_case,
     "ResNet": resnet_case,
 }
+
+
+def _sizes(scale: Scale) -> dict[str, Any]:
+    """Return what a transformer of transformers is told of its size, in the words that most of them share."""
+    return {
+        "hidden_size": scale.hidden,
+        "num_hidden_layers": scale.layers,
+        "num_attention_heads": scale.hidden // 64,
+        "intermediate_size": 4 * scale.hidden,
+    }
 
 
 def _tokens(scale: Scale) -> Tensor:

@@ -6,11 +6,13 @@ point group `fedmed.commands`; this module only dispatches.
 Rules:
     * A `FedMedError`, or the operating system's refusal, is one line on standard error; exit code 2.
     * Ctrl-C and SIGTERM end with what the subcommand has to say about resuming; exit code 130.
+    * A reader that has gone, as in `fedmed ... | head`, ends the command without a word; exit code 1.
 
 What it does not do: parse a subcommand's own arguments.
 """
 
 import os
+import select
 import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
@@ -21,6 +23,7 @@ from fedmed.errors import FedMedError, UsageError
 
 GROUP = "fedmed.commands"
 INTERRUPTED = 130
+UNREAD = 1
 
 
 def console() -> NoReturn:
@@ -29,10 +32,11 @@ def console() -> NoReturn:
     An interrupted run leaves at once: its state is on disk, and the threads and workers that it
     still has would otherwise be waited for.
     """
-    code = main()
+    try:
+        code = main()
+    finally:
+        _flush()
     if code == INTERRUPTED:
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 
@@ -49,14 +53,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FedMedError as error:
         print(f"fedmed: {error}", file=sys.stderr)  # noqa: T201  the command line's output
         return error.exit_code
+    except BrokenPipeError as error:
+        return UNREAD if _reader_has_gone() else _refused(error)
     except OSError as error:  # a full disk, a folder that can't be written, a file where a folder belongs
-        place = f" ({error.filename})" if error.filename else ""
-        cure = "check the path, its permissions and the disk"
-        print(f"fedmed: {error.strerror or error}{place}; {cure}", file=sys.stderr)  # noqa: T201  likewise
-        return FedMedError.exit_code
+        return _refused(error)
     except KeyboardInterrupt as interruption:
         print(f"fedmed: stopped{_after(interruption)}", file=sys.stderr)  # noqa: T201  likewise
         return INTERRUPTED
+
+
+def _refused(error: OSError) -> int:
+    place = f" ({error.filename})" if error.filename else ""
+    cure = "check the path, its permissions and the disk"
+    print(f"fedmed: {error.strerror or error}{place}; {cure}", file=sys.stderr)  # noqa: T201  likewise
+    return FedMedError.exit_code
+
+
+def _reader_has_gone() -> bool:
+    """Say whether nobody reads standard output any more; a pipe to a worker may break as well."""
+    poll = select.poll()
+    poll.register(1, select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _flush() -> None:
+    """Write out what is buffered, or discard it where its reader has gone; the interpreter would complain at its end.
+
+    Source: the note on SIGPIPE in the documentation of Python's `signal`.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
 
 def _dispatch(words: Sequence[str]) -> int:

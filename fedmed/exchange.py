@@ -14,7 +14,7 @@ What it does not do: encode itself for the wire, or interpret an action.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,12 @@ from fedmed.tensors import pack, unpack
 
 Work = Literal["query.statistics", "train.fit", "train.fisher"]
 """What sites compute that is summed over them."""
+SEGMENTS: Final[Mapping[Work, str]] = {
+    "query.statistics": "delta",
+    "train.fit": "delta",
+    "train.fisher": "fisher",
+}
+"""The segment of a secure sum that each kind of work goes into; weights go into `aux`."""
 Phase = Literal["query.offer", "train.share", "train.mask", "query.certify", "query.unmask", "query.end"]
 """The phases of secure aggregation, and its end; `fedmed.secagg.messages` says what each carries."""
 Action = Literal["query.describe", "evaluate.held_out"] | Work | Phase

@@ -4,7 +4,7 @@ Why it exists: budgets, audits and checkpoints are only believable when a kill
 at any instant leaves either the old bytes or the new ones.
 
 Rules:
-    * `write_atomic` writes beside the target, fsyncs, renames, fsyncs the folder.
+    * `write_atomic` and `replacing` write beside the target, fsync, rename, fsync the folder.
     * `append_durable` returns only after the bytes are on disk.
     * `locked` holds an exclusive lock that the kernel frees when the process dies.
 
@@ -13,10 +13,15 @@ What it does not do: read, parse or encrypt.
 
 import fcntl
 import os
+import re
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO, Final
+
+_LOOK_S: Final = 0.05
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
@@ -30,18 +35,29 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     Raises:
         OSError: The disk is full or the folder is not writable; the target is unchanged.
     """
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(mode)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    with _beside(path, mode=mode) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file, open to write and read, that takes the place of `path` once the block has ended well.
+
+    For what is too long to hold in memory; for the rest there is `write_atomic`. If the block raises, no trace is
+    left; what a run that was killed left beside `path` is removed first. One process writes a path at a time.
+
+    Args:
+        path: The target; its folder must exist. The new file is for its owner only.
+
+    Raises:
+        OSError: The disk is full or the folder is not writable; the target is unchanged.
+    """
+    left = re.compile(re.escape(f".{path.name}.") + "[a-z0-9_]+")  # as `mkstemp` names them
+    for stale in path.parent.iterdir():
+        if left.fullmatch(stale.name):
+            stale.unlink(missing_ok=True)
+    with _beside(path, mode=0o600) as file:
+        yield file
 
 
 def append_durable(path: Path, data: bytes, *, mode: int = 0o600) -> None:
@@ -81,6 +97,49 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def held_alone(path: Path, *, patience_s: float = 0.0) -> Iterator[bool]:
+    """Hold an exclusive advisory lock on `path` for the block if nobody else does, and yield whether that worked.
+
+    Args:
+        path: The lock's file, created if absent.
+        patience_s: How long to wait for a holder that is about to end.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    deadline = time.monotonic() + patience_s
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() < deadline:
+                    time.sleep(_LOOK_S)
+                    continue
+                yield False
+                return
+            yield True
+            return
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _beside(path: Path, *, mode: int) -> Iterator[BinaryIO]:
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(mode)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Frozen records that travel or are stored, their canonical JSON and its digest.
+"""Frozen records that travel: the plan and its parts.
 
 Why it exists: two machines must agree byte for byte on what was planned. A
 record that exists is valid, and equal records have equal bytes and digests.
@@ -10,164 +10,55 @@ Rules:
       of functions, never fields of a plan.
     * Every stored or sent record carries a `version`.
 
-What it does not do: read YAML (see `config`) or touch files.
+What it does not do: encode or decode (see `codec`), or say what a model may be (see `model_spec`); the names of
+both are importable here too.
 """
 
-import dataclasses
-import hashlib
 import math
-import re
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-import msgspec
+from fedmed.codec import build, canonical_json, decode, digest, require, require_digest
+from fedmed.model_spec import PRETRAINED, Adapter, AnyFamily, Augmentation, Family, LoraRule, ModelSpec
 
-from fedmed.errors import ConfigError, IntegrityError
+__all__ = [
+    "PLAN_VERSION",
+    "PRETRAINED",
+    "Adapter",
+    "AggregationKind",
+    "AggregationSpec",
+    "AnyFamily",
+    "Augmentation",
+    "ContinualSpec",
+    "DataSpec",
+    "Family",
+    "FisherKind",
+    "LoraRule",
+    "ModelSpec",
+    "NoiseSource",
+    "Normalisation",
+    "OptimiserKind",
+    "OptimiserSpec",
+    "Plan",
+    "PrivacySpec",
+    "TrainingSpec",
+    "TrustModel",
+    "build",
+    "canonical_json",
+    "decode",
+    "digest",
+    "require",
+    "require_digest",
+]
 
 PLAN_VERSION = 1
 
-Record = TypeVar("Record")
-
-Family = Literal["linear", "mlp", "tabular-transformer"]
-Adapter = Literal["full", "lora"]
-LoraRule = Literal["ffa", "fedit", "rolora", "fedsvd", "mr-mtl", "flora"]
 FisherKind = Literal["coordinates", "delta-w"]
 Normalisation = Literal["public", "site", "federated"]
 TrustModel = Literal["none", "local", "distributed"]
 NoiseSource = Literal["system", "simulated-seed"]
 AggregationKind = Literal["secure", "insecure"]
 OptimiserKind = Literal["fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad"]
-
-
-def canonical_json(record: object) -> bytes:
-    """Return the one JSON encoding of `record`: UTF-8, sorted keys, no white space.
-
-    >>> canonical_json({"b": 1, "a": [0.5]})
-    b'{"a":[0.5],"b":1}'
-    """
-    if dataclasses.is_dataclass(record) and not isinstance(record, type):
-        record = msgspec.convert(
-            msgspec.to_builtins(record), type(record)
-        )  # a whole number in a float field is a float
-    return msgspec.json.encode(record, order="sorted")
-
-
-def digest(record: object) -> str:
-    """Return the SHA-256 of the canonical JSON of `record`, as 64 hexadecimal digits.
-
-    >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
-    True
-    """
-    return hashlib.sha256(canonical_json(record)).hexdigest()
-
-
-def decode(data: bytes, kind: type[Record]) -> Record:
-    """Parse canonical JSON into a record of type `kind`.
-
-    Raises:
-        IntegrityError: The bytes are not JSON or not a valid `kind`.
-    """
-    try:
-        return build(msgspec.json.decode(data), kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, ConfigError) as error:
-        raise IntegrityError(f"expected a {kind.__name__} record as JSON; {error}") from None
-
-
-def build(value: object, kind: type[Record], *, at: str = "") -> Record:
-    """Turn plain mappings, lists and scalars into a record of type `kind`, strictly.
-
-    Args:
-        value: What a YAML or JSON reader returned.
-        kind: The record to build.
-        at: The dotted key under which `value` stands, for messages.
-
-    Raises:
-        ConfigError: A key is unknown or missing, or a value has the wrong type or range;
-            the message names the key, what it got and what it takes.
-    """
-    _refuse_unknown(value, kind, at)
-    try:
-        return msgspec.convert(value, kind, strict=True)
-    except msgspec.ValidationError as error:
-        raise ConfigError(_complaint(str(error), value, kind, at)) from None
-
-
-def _complaint(text: str, value: object, kind: Any, at: str) -> str:
-    """Return msgspec's complaint as `key: what it takes, got ...`, or a record's own with its key in front."""
-    text, _, path = text.partition(" - at `$")
-    path = path.strip("`.")
-    key = ".".join(part for part in (at, path) if part) or kind.__name__
-    if text.startswith("Invalid enum value"):
-        options = ", ".join(str(option) for option in typing.get_args(_kind_at(kind, path)))
-        return f"{key}: expected one of: {options}; got {_show(value, path)}"
-    if text.startswith("Expected"):
-        expected = text.split(", got ")[0].replace("Expected ", "").replace("`", "").replace(" | ", " or ")
-        return f"{key}: expected {expected}, got {_show(value, path)}"
-    if text.startswith("Object missing"):
-        return f"{key}: {text[:1].lower()}{text[1:]}"
-    if re.match(r"[a-z_]+ must ", text):
-        return f"{at}.{path}.{text}".replace("..", ".").lstrip(".")
-    return f"{key}: {text}"
-
-
-def _kind_at(kind: Any, path: str) -> Any:
-    """Return the type of the field at msgspec's `path` below the record type `kind`."""
-    for part in re.split(r"[.\[]", path):
-        if part.endswith("]"):
-            kind = typing.get_args(kind)[0]
-        elif dataclasses.is_dataclass(kind) and isinstance(kind, type):
-            kind = typing.get_type_hints(kind).get(part, kind)
-    return kind
-
-
-def _refuse_unknown(value: object, kind: Any, at: str) -> None:
-    """Raise on a key that no field of the dataclass `kind` (or of a nested one) has."""
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        options = [arg for arg in typing.get_args(kind) if arg is not type(None)]
-        if len(options) == 1 and value is not None:
-            _refuse_unknown(value, options[0], at)
-        return
-    if typing.get_origin(kind) in (tuple, list):
-        item = typing.get_args(kind)[0]
-        if isinstance(value, list | tuple):
-            for index, entry in enumerate(value):
-                _refuse_unknown(entry, item, f"{at}[{index}]")
-        return
-    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, Mapping)):
-        return
-    hints = typing.get_type_hints(kind)
-    for key, entry in value.items():
-        if key not in hints:
-            known = ", ".join(sorted(hints))
-            name = f"{at}.{key}" if at else str(key)
-            raise ConfigError(f"{name}: unknown key; expected one of: {known}")
-        _refuse_unknown(entry, hints[key], f"{at}.{key}" if at else str(key))
-
-
-def _show(value: object, path: str) -> str:
-    """Return the scalar at msgspec's `path` inside `value`, or the kind of thing found there."""
-    for part in path.strip("`").strip(".").replace("[", ".[").split("."):
-        if part.startswith("[") and isinstance(value, list | tuple) and part[1:-1].isdigit():
-            value = value[int(part[1:-1])]
-        elif isinstance(value, Mapping) and part in value:
-            value = value[part]
-    if isinstance(value, str | int | float | bool) or value is None:
-        return repr(value)
-    return f"a {type(value).__name__}"
-
-
-def require(condition: bool, message: str) -> None:  # noqa: FBT001  a predicate reads best in first place
-    """Raise `ValueError(message)` unless `condition` holds; for `__post_init__` checks."""
-    if not condition:
-        raise ValueError(message)
-
-
-def require_digest(name: str, value: str) -> None:
-    """Raise `ValueError` unless `value` is a SHA-256 in hexadecimal; digests name folders, so nothing else passes."""
-    require(re.fullmatch("[0-9a-f]{64}", value) is not None, f"{name} must be 64 hexadecimal digits")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,54 +82,6 @@ class DataSpec:
             "cohort must be sorted and without repetition: one view has one name",
         )
         require_digest("schema_digest", self.schema_digest)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSpec:
-    """The shape of the shared model and of what is trained of it."""
-
-    family: Family
-    adapter: Adapter
-    width: int = 32
-    depth: int = 2
-    heads: int = 4
-    lora_rank: int = 4
-    lora_alpha: float = 8.0
-    lora_rule: LoraRule = "ffa"
-    """What of the adapter is trained and how updates become one; see `fedmed.models.lora`."""
-
-    def __post_init__(self) -> None:
-        require(
-            self.lora_rule != "flora",
-            "lora_rule must not be flora: stacking needs the factors of every site, and a secure sum hides them;"
-            " fedsvd is as exact",
-        )
-        require(
-            self.adapter == "lora" or self.lora_rule not in ("rolora", "fedsvd"),
-            f"lora_rule must be ffa, fedit or mr-mtl where the whole model is trained, got {self.lora_rule}",
-        )
-        require(
-            self.lora_rule != "fedsvd" or self.lora_rank <= self.width,
-            f"lora_rank must be at most width with fedsvd, got {self.lora_rank} and {self.width}",
-        )
-        for name in ("width", "depth", "heads", "lora_rank"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        require(0 < self.lora_alpha < math.inf, f"lora_alpha must be above 0, got {self.lora_alpha}")
-        require(self.width % self.heads == 0, f"width must be a multiple of heads, got {self.width} and {self.heads}")
-        require(
-            self.adapter == "full" or self.family == "tabular-transformer",
-            f"adapter=lora needs attention to adapt: use model=tabular_transformer, or adapter=full with {self.family}",
-        )
-
-    @property
-    def refreshed(self) -> bool:
-        """Whether the factors that are frozen in a round differ from round to round and travel with it."""
-        return self.lora_rule in ("rolora", "fedsvd")
-
-    @property
-    def personal(self) -> bool:
-        """Whether each site keeps a model of its own, which is pulled to the mean."""
-        return self.lora_rule == "mr-mtl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -429,6 +272,7 @@ class Plan:
         require(self.version == PLAN_VERSION, f"version must be {PLAN_VERSION}, got {self.version}")
         require(bool(self.study) and self.study.isprintable(), "study must be a printable name")
         require_digest("base_digest", self.base_digest)
+        object.__setattr__(self, "model", self.model.without_paths())  # whose folder it was is nobody's business
         if self.privacy.trust_model == "distributed":
             self._require_one_clipped_sum()
         if self.model.refreshed:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from fedmed.bundle import PLAN_DIGEST_KEY, PLAN_KEY, PLAN_SIGNATURES_KEY
 from fedmed.data.schema import Column, DataSet, Schema, SplitRule, Target
 from fedmed.deid.policy import DeidPolicy
 from fedmed.exchange import Answer, Failure, Task
@@ -32,10 +33,12 @@ from fedmed.records import (
     PrivacySpec,
     TrainingSpec,
     canonical_json,
+    digest,
 )
 from fedmed.secagg.roster import Policy, Roster, RosterEntry, Segment, sign_roster
 from fedmed.secagg.roster_file import roster_to_bytes
 from fedmed.secagg.shamir import Entropy
+from fedmed.signed_plans import agree_to, signatures_to_text
 from fedmed_server.channel import Traffic
 from fedmed_server.server_app import aggregator_for
 from fedmed_server.study import StudyFolders, StudyRunner
@@ -167,6 +170,12 @@ class Consortium:
         )
         return replace(plan, **changes)
 
+    def run_config(self, plan: Plan) -> dict[str, str]:
+        """Return what a run of `plan` tells both apps, with the consortium's signature."""
+        signatures = signatures_to_text(agree_to(plan, self.consortium_key).signatures)
+        plan_json = canonical_json(plan).decode()
+        return {PLAN_KEY: plan_json, PLAN_DIGEST_KEY: digest(plan), PLAN_SIGNATURES_KEY: signatures}
+
     def channel(self, plan: Plan) -> MemoryChannel:
         """Return a channel to all sites under `plan`."""
         return MemoryChannel(self.homes, canonical_json(plan))
@@ -216,6 +225,8 @@ def build_consortium(root: Path, *, sites: int = 3, rows: int = 160, cap_epsilon
         allow_simulated_noise=True,
         allow_insecure_aggregation=True,
         allow_shared_noise=True,
+        min_cohort=1,
+        approval="policy",
     )
     homes, patients = [], []
     for index in range(sites):

@@ -1,20 +1,22 @@
-"""Key files: private keys sealed under a passphrase, public keys with a fingerprint to read out.
+"""Key files: private keys sealed under a passphrase or a key file, public keys with a fingerprint to read out.
 
 Why it exists: the consortium's key decides who takes part, so a stolen disk or
 backup must not give it away, and two people on the telephone must be able to
-tell that they hold the same public key.
+tell that they hold the same public key. The keys of sites and of the coordinator
+lie in the same envelope.
 
 Rules:
-    * A private key file is one JSON envelope: scrypt (RFC 7914), then AES-256-GCM over PKCS#8. The key of the
-      envelope follows from a fresh 32-byte salt per write, so the zero nonce never repeats.
-    * All that stands in clear in the envelope (name, purpose, public key, cost) is authenticated.
+    * A private key file is one JSON envelope: AES-256-GCM over PKCS#8, under a key that scrypt (RFC 7914) makes of a
+      passphrase, or HKDF-SHA-256 (RFC 5869) of a key file's 32 random bytes. It follows from a fresh 32-byte salt per
+      write, so the zero nonce never repeats.
+    * All that stands in clear in the envelope (name, purpose, public key, what it is sealed under) is authenticated.
+    * New envelopes have version 2; version 1, which knew passphrases only, is still read.
     * A private key file has mode 600 and never replaces another file; one that others can read is refused.
     * A public key file's fingerprint is checked against the key, and its purpose against what it is used for.
 
 What it does not do: obtain passphrases (see `passphrases`), certificates, or guess what a key may sign.
 """
 
-import base64
 import hashlib
 import os
 import re
@@ -25,13 +27,14 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from fedmed.crypto.passphrases import read_private
+from fedmed.crypto.passphrases import Secret, SecretKind, read_private
 from fedmed.errors import ConfigError, IntegrityError, UsageError
 from fedmed.files import write_atomic
 from fedmed.records import build, canonical_json, require
@@ -43,15 +46,25 @@ CONSORTIUM: Final = "consortium"
 """Purpose of the key that signs rosters."""
 SITE_SIGNING: Final = "site-signing"
 """Purpose of the key that a site signs its messages with; it stands in the roster."""
+AUTHORITY: Final = "authority"
+"""Purpose of the key that signs TLS certificates."""
+PLAN_SIGNING: Final = "plan-signing"
+"""Purpose of the key with which a coordinator signs plans."""
+TLS_SERVER: Final = "tls-server"
+TLS_CLIENT: Final = "tls-client"
+SUPERNODE: Final = "supernode"
+"""Purpose of the key with which a site's SuperNode shows Flower that it is registered."""
 _LOG2_N_TAKEN: Final = (15, 20)
 _MOST_BYTES: Final = 65536
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _BLOCK: Final = 4
 
-Kind = Literal["ed25519", "ecdsa-p256"]
+Kind = Literal["ed25519", "ecdsa-p256", "ecdsa-p384"]
 PrivateKey = Ed25519PrivateKey | ec.EllipticCurvePrivateKey
 Entropy = Callable[[int], bytes]
 Held = TypeVar("Held")
+_LENGTHS: Final[Mapping[Kind, int]] = {"ed25519": 32, "ecdsa-p256": 65, "ecdsa-p384": 97}
+_CURVES: Final[Mapping[str, Kind]] = {"secp256r1": "ecdsa-p256", "secp384r1": "ecdsa-p384"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +72,7 @@ class PublicKey:
     """A public key and whose it is.
 
     `name`: the owner, as in the roster. `purpose`: what it is for, such as `CONSORTIUM` or
-    `SITE_SIGNING`. `key`: 32 raw bytes (ed25519), or the 65-byte uncompressed point (ecdsa-p256).
+    `SITE_SIGNING`. `key`: 32 raw bytes (ed25519), or the uncompressed point (65 bytes on P-256, 97 on P-384).
     """
 
     name: str
@@ -73,7 +86,7 @@ class PublicKey:
                 _NAME.fullmatch(getattr(self, field)) is not None,
                 f"{field} must be 1 to 64 letters, digits, dots, dashes or underscores",
             )
-        expected = 32 if self.kind == "ed25519" else 65
+        expected = _LENGTHS[self.kind]
         require(len(self.key) == expected, f"key must have {expected} bytes for {self.kind}, got {len(self.key)}")
 
     @property
@@ -94,34 +107,48 @@ class PublicKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SealedKey:
-    """A private key under its passphrase, as it lies on disk; nothing here is secret without it."""
+    """A private key under its passphrase or key file, as it lies on disk; nothing here is secret without that.
+
+    `log2_n`: scrypt's cost; 0 under a key file, which needs no stretching.
+    """
 
     format: Literal["fedmed-private-key"]
-    version: Literal[1]
+    version: Literal[1, 2]
     public: PublicKey
     log2_n: int
     salt: bytes
     box: bytes
+    under: SecretKind = "passphrase"
 
     def __post_init__(self) -> None:
         low, high = _LOG2_N_TAKEN
-        require(low <= self.log2_n <= high, f"log2_n must be in [{low}, {high}], got {self.log2_n}")
+        if self.under == "key-file":
+            require(self.version == 2, f"version must be 2 under a key file, got {self.version}")
+            require(self.log2_n == 0, f"log2_n must be 0 under a key file, got {self.log2_n}")
+        else:
+            require(low <= self.log2_n <= high, f"log2_n must be in [{low}, {high}], got {self.log2_n}")
         require(len(self.salt) == SALT_BYTES, f"salt must have {SALT_BYTES} bytes")
 
-    def unseal(self, passphrase: bytes) -> PrivateKey:
+    def unseal(self, secret: Secret) -> PrivateKey:
         """Return the private key.
 
         Raises:
-            UsageError: The passphrase is another one, or the file was changed; the two can't be told apart.
+            UsageError: The passphrase or key file is another one, or the file was changed; the two can't be told apart.
             IntegrityError: The envelope holds another key than it says.
         """
-        cipher = AESGCM(_stretch(passphrase, salt=self.salt, log2_n=self.log2_n))
+        if secret.kind != self.under:
+            option = "--key-file" if self.under == "key-file" else "--passphrase-file, or the prompt"
+            raise UsageError(
+                f"private key of {self.public.name}: expected its {_word(self.under)}, got a {_word(secret.kind)}; "
+                f"use {option}"
+            )
+        cipher = AESGCM(_stretch(secret, salt=self.salt, log2_n=self.log2_n))
         try:
-            plain = cipher.decrypt(bytes(12), self.box, _associated(self.public, self.log2_n, self.salt))
+            plain = cipher.decrypt(bytes(12), self.box, self._associated())
         except InvalidTag:
             raise UsageError(
-                f"private key of {self.public.name}: expected the passphrase that it was sealed under, got another "
-                "(or the file was changed); try again, or take the file from a backup"
+                f"private key of {self.public.name}: expected the {_word(self.under)} that it was sealed under, got "
+                "another (or the file was changed); try again, or take the file from a backup"
             ) from None
         key = serialization.load_der_private_key(plain, password=None)
         if not isinstance(key, Ed25519PrivateKey | ec.EllipticCurvePrivateKey) or public_bytes(key) != self.public.key:
@@ -130,17 +157,32 @@ class SealedKey:
             )
         return key
 
-    def unseal_ed25519(self, passphrase: bytes) -> Ed25519PrivateKey:
+    def unseal_ed25519(self, secret: Secret) -> Ed25519PrivateKey:
         """Return the private key as one that signs with Ed25519.
 
         Raises:
             UsageError: As `unseal`, or the key is of another kind.
             IntegrityError: As `unseal`.
         """
-        key = self.unseal(passphrase)
+        key = self.unseal(secret)
         if not isinstance(key, Ed25519PrivateKey):
             raise UsageError(f"private key of {self.public.name}: expected an ed25519 key, got {self.public.kind}")
         return key
+
+    def unseal_ecdsa(self, secret: Secret) -> ec.EllipticCurvePrivateKey:
+        """Return the private key as one that signs with ECDSA.
+
+        Raises:
+            UsageError: As `unseal`, or the key is of another kind.
+            IntegrityError: As `unseal`.
+        """
+        key = self.unseal(secret)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise UsageError(f"private key of {self.public.name}: expected an ECDSA key, got {self.public.kind}")
+        return key
+
+    def _associated(self) -> bytes:
+        return _associated(self.public, version=self.version, under=self.under, log2_n=self.log2_n, salt=self.salt)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +206,7 @@ def fingerprint(key: bytes) -> str:
 
 
 def public_bytes(key: PrivateKey) -> bytes:
-    """Return the raw public key: 32 bytes (ed25519), or the 65-byte uncompressed point (ecdsa-p256)."""
+    """Return the raw public key: 32 bytes (ed25519), or the uncompressed point (65 bytes on P-256, 97 on P-384)."""
     if isinstance(key, Ed25519PrivateKey):
         return key.public_key().public_bytes_raw()
     return key.public_key().public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
@@ -174,11 +216,12 @@ def public_of(key: PrivateKey, *, name: str, purpose: str) -> PublicKey:
     """Return the public half of `key` with its owner and purpose.
 
     Raises:
-        UsageError: The key is on another curve than P-256, or name or purpose are not plain names.
+        UsageError: The key is on another curve than P-256 and P-384, or name or purpose are not plain names.
     """
-    if isinstance(key, ec.EllipticCurvePrivateKey) and not isinstance(key.curve, ec.SECP256R1):
-        raise UsageError(f"private key of {name}: expected the curve P-256, got {key.curve.name}")
-    kind: Kind = "ed25519" if isinstance(key, Ed25519PrivateKey) else "ecdsa-p256"
+    kind: Kind | None = "ed25519" if isinstance(key, Ed25519PrivateKey) else _CURVES.get(key.curve.name)
+    if kind is None:
+        curve = "" if isinstance(key, Ed25519PrivateKey) else key.curve.name
+        raise UsageError(f"private key of {name}: expected the curve P-256 or P-384, got {curve}")
     try:
         return PublicKey(name=name, purpose=purpose, kind=kind, key=public_bytes(key))
     except ValueError as error:
@@ -186,15 +229,15 @@ def public_of(key: PrivateKey, *, name: str, purpose: str) -> PublicKey:
 
 
 def seal_private_key(
-    key: PrivateKey, *, name: str, purpose: str, passphrase: bytes, entropy: Entropy = os.urandom
+    key: PrivateKey, *, name: str, purpose: str, secret: Secret, entropy: Entropy = os.urandom
 ) -> SealedKey:
-    """Return `key` under `passphrase`.
+    """Return `key` under `secret`.
 
     Args:
         key: The private key.
         name: Its owner, as in the roster.
         purpose: What it is for.
-        passphrase: Bytes from `passphrases.obtain`.
+        secret: From `passphrases.obtain_secret`.
         entropy: Source of the salt.
 
     Raises:
@@ -204,9 +247,18 @@ def seal_private_key(
     plain = key.private_bytes(
         serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    cipher = AESGCM(_stretch(passphrase, salt=salt, log2_n=LOG2_N))
-    box = cipher.encrypt(bytes(12), plain, _associated(public, LOG2_N, salt))
-    return SealedKey(format="fedmed-private-key", version=1, public=public, log2_n=LOG2_N, salt=salt, box=box)
+    log2_n = LOG2_N if secret.kind == "passphrase" else 0
+    cipher = AESGCM(_stretch(secret, salt=salt, log2_n=log2_n))
+    associated = _associated(public, version=2, under=secret.kind, log2_n=log2_n, salt=salt)
+    return SealedKey(
+        format="fedmed-private-key",
+        version=2,
+        public=public,
+        log2_n=log2_n,
+        salt=salt,
+        box=cipher.encrypt(bytes(12), plain, associated),
+        under=secret.kind,
+    )
 
 
 def save_private_key(path: Path, sealed: SealedKey) -> None:
@@ -216,11 +268,16 @@ def save_private_key(path: Path, sealed: SealedKey) -> None:
         UsageError: There is a file at `path` already.
         OSError: The disk is full or the folder is not writable; nothing is left behind.
     """
-    _write_new(path, canonical_json(sealed) + b"\n", mode=0o600)
+    _write_new(path, sealed_bytes(sealed), mode=0o600)
+
+
+def sealed_bytes(sealed: SealedKey) -> bytes:
+    """Return the content of a private key file, for whoever replaces files on purpose."""
+    return canonical_json(sealed) + b"\n"
 
 
 def load_private_key(path: Path, *, purpose: str) -> SealedKey:
-    """Return the sealed private key at `path`; `unseal` it with its passphrase.
+    """Return the sealed private key at `path`; `unseal` it with its passphrase or key file.
 
     Raises:
         UsageError: There is no such file, others can read it, it is no private key file, or it
@@ -228,7 +285,9 @@ def load_private_key(path: Path, *, purpose: str) -> SealedKey:
         IntegrityError: The file is damaged.
     """
     data = read_private(path, what="a private key file", most_bytes=_MOST_BYTES)
-    sealed = _parse(data, SealedKey, path=path, form="fedmed-private-key", what="a private key file of FedMed")
+    sealed = _parse(
+        data, SealedKey, path=path, form="fedmed-private-key", what="a private key file of FedMed", newest=2
+    )
     _require_purpose(sealed.public, purpose, path)
     return sealed
 
@@ -272,31 +331,17 @@ def read_public_key(path: Path) -> PublicKey:
     return held.public
 
 
-def decode_public_key(text: str) -> bytes:
-    """Return the 32 raw bytes of an Ed25519 public key written as base64 (44 characters) or hexadecimal (64).
-
-    Raises:
-        ValueError: It is neither.
-
-    >>> decode_public_key("00" * 32) == decode_public_key("A" * 43 + "=") == bytes(32)
-    True
-    """
-    if re.fullmatch("[0-9a-fA-F]{64}", text):
-        return bytes.fromhex(text)
-    if re.fullmatch("[A-Za-z0-9+/]{43}=", text):
-        return base64.b64decode(text, validate=True)
-    raise ValueError("key must be 32 bytes as base64 (44 characters) or hexadecimal (64 digits)")
-
-
-def _parse(data: bytes, kind: type[Held], *, path: Path, form: str, what: str) -> Held:
+def _parse(data: bytes, kind: type[Held], *, path: Path, form: str, what: str, newest: int = 1) -> Held:
     try:
         plain: Any = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         plain = None
     if not isinstance(plain, Mapping) or plain.get("format") != form:
         raise UsageError(f"{path}: expected {what}, got another file; check the path")
-    if plain.get("version") != 1:
-        raise UsageError(f"{path}: expected file version 1, got {plain.get('version')!r}; install a newer FedMed")
+    if plain.get("version") not in range(1, newest + 1):
+        raise UsageError(
+            f"{path}: expected file version {newest} at most, got {plain.get('version')!r}; install a newer FedMed"
+        )
     try:
         return build(plain, kind)
     except ConfigError as error:
@@ -308,13 +353,25 @@ def _require_purpose(public: PublicKey, purpose: str, path: Path) -> None:
         raise UsageError(f"{path}: expected a {purpose} key, got the {public.purpose} key of {public.name}")
 
 
-def _associated(public: PublicKey, log2_n: int, salt: bytes) -> bytes:
-    return b"FedMed-key/v1\0" + canonical_json([canonical_json(public).decode(), log2_n, salt])
+def _associated(public: PublicKey, *, version: int, under: SecretKind, log2_n: int, salt: bytes) -> bytes:
+    """Return what is authenticated beside the box; version 1 said nothing of what the key was sealed under."""
+    plain = canonical_json(public).decode()
+    if version == 1:
+        return b"FedMed-key/v1\0" + canonical_json([plain, log2_n, salt])
+    return b"FedMed-key/v2\0" + canonical_json([plain, under, log2_n, salt])
 
 
-def _stretch(passphrase: bytes, *, salt: bytes, log2_n: int) -> bytes:
+def _word(kind: SecretKind) -> str:
+    return "key file" if kind == "key-file" else "passphrase"
+
+
+def _stretch(secret: Secret, *, salt: bytes, log2_n: int) -> bytes:
+    if secret.kind == "key-file":
+        return HKDF(algorithm=hashes.SHA256(), length=32, salt=salt, info=b"FedMed-key/v2 key file").derive(
+            secret.value
+        )
     try:
-        return Scrypt(salt=salt, length=32, n=2**log2_n, r=8, p=1).derive(passphrase)
+        return Scrypt(salt=salt, length=32, n=2**log2_n, r=8, p=1).derive(secret.value)
     except MemoryError:
         need = 2**log2_n // 1024
         raise UsageError(

@@ -20,9 +20,7 @@ import hashlib
 import hmac
 import io
 import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -36,6 +34,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 
 from fedmed.errors import IntegrityError, UsageError
+from fedmed.files import replacing
 from fedmed.records import require
 
 SEAL_VERSION = 1
@@ -172,7 +171,7 @@ def seal_file(plain: Path, sealed: Path, *, key: DataKey, name: str) -> None:
     Raises:
         OSError: A file cannot be read or written; `sealed` is unchanged.
     """
-    with plain.open("rb") as source, _replacing(sealed) as target:
+    with plain.open("rb") as source, replacing(sealed) as target:
         seal_stream(source, target, key=key, name=name)
 
 
@@ -183,7 +182,7 @@ def unseal_file(sealed: Path, plain: Path, *, key: DataKey, name: str) -> None:
         IntegrityError: The item does not verify; `plain` is unchanged.
         OSError: A file cannot be read or written; `plain` is unchanged.
     """
-    with sealed.open("rb") as source, _replacing(plain) as target:
+    with sealed.open("rb") as source, replacing(plain) as target:
         for chunk in unseal_stream(source, key=key, name=name):
             target.write(chunk)
 
@@ -344,26 +343,3 @@ def _site_key_id(site_key: bytes) -> str:
 
 def _derive(secret: bytes, *, salt: bytes | None, purpose: bytes) -> bytes:
     return HKDF(algorithm=hashes.SHA256(), length=KEY_BYTES, salt=salt, info=_INFO + purpose).derive(secret)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file beside `path` that takes its place when the block ends well, and leaves no trace otherwise."""
-    for stale in path.parent.glob(f".{path.name}.*"):  # of a run that was killed
-        stale.unlink(missing_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -6,7 +6,9 @@ one machine divides the file once; from there on a site's table takes the usual 
 
 Rules:
     * Rows keep their order and every cell its text; nothing is parsed or corrected here.
-    * Only the sites that the schema lists get a table; rows of others are left out.
+    * Only the sites that the schema lists get a table; rows of others are left out. Without a column of sites, each
+      class is divided over them in shares from a Dirichlet distribution; rows of one patient may then part, so such a
+      file should have one row a patient.
     * A site without a single row is an error, not an empty table.
 
 What it does not do: de-identify. What it writes is as raw as what it reads, readable by the owner alone.
@@ -15,12 +17,17 @@ What it does not do: de-identify. What it writes is as raw as what it reads, rea
 import csv
 import gzip
 import io
+import itertools
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from fedmed.data.schema import DataSet, locate
+import numpy as np
+
+from fedmed.data.jsonl import is_jsonl, rows_of
+from fedmed.data.schema import DataSet, PooledFile, locate
 from fedmed.errors import DataError
 from fedmed.files import write_atomic
 
@@ -51,13 +58,14 @@ def divide(root: Path, dataset: DataSet, out: Path) -> tuple[str, ...]:
     writers = {site: csv.writer(table, delimiter=schema.delimiter) for site, table in tables.items()}
     rows = dict.fromkeys(schema.sites, 0)
     try:
-        with _opened(path) as file:
-            lines = csv.reader(file, delimiter=schema.delimiter)
+        with _lines_of(path, dataset) as lines:
             header = next(lines, [])
             place = _place(header, pooled.column, file=pooled.file)
             for writer in writers.values():
                 writer.writerow(header)
-            for site, line in _by_site(lines, place, len(header), file=pooled.file):
+            found = _by_site(lines, place, len(header), file=pooled.file)
+            for called, line in found if pooled.dirichlet is None else _drawn(list(found), schema.sites, pooled):
+                site = pooled.names.get(called, called)
                 if site in writers:
                     writers[site].writerow(line)
                     rows[site] += 1
@@ -74,6 +82,36 @@ def divide(root: Path, dataset: DataSet, out: Path) -> tuple[str, ...]:
         write_atomic(target, table.getvalue().encode())
         locate(out, schema, site)
     return schema.sites
+
+
+@contextmanager
+def _lines_of(path: Path, dataset: DataSet) -> Iterator[Iterator[list[str]]]:
+    """Lend the header and the rows of a pooled file: CSV, or JSON Lines with the schema's columns."""
+    if is_jsonl(path):
+        schema, pooled = dataset.schema, dataset.pooled
+        columns = [column.name for column in schema.columns]
+        columns += [pooled.column] if pooled is not None and pooled.column not in columns else []
+        talk = None if schema.text is None else schema.text.column
+        yield itertools.chain([columns], rows_of(path, columns, talk=talk))
+        return
+    with _opened(path) as file:
+        yield csv.reader(file, delimiter=dataset.schema.delimiter)
+
+
+def _drawn(
+    rows: list[tuple[str, list[str]]], sites: Sequence[str], pooled: PooledFile
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield each row with the site that it is drawn to, in the order of the rows."""
+    rng = np.random.default_rng(pooled.seed)
+    drawn: dict[int, str] = {}
+    for label in sorted({label for label, _ in rows}):
+        places = rng.permutation([place for place, (found, _) in enumerate(rows) if found == label])
+        shares = rng.dirichlet(np.full(len(sites), pooled.dirichlet))
+        ends = np.rint(np.cumsum(shares) * len(places)).astype(int)[:-1]
+        for site, part in zip(sites, np.split(places, ends), strict=True):
+            drawn |= dict.fromkeys((int(place) for place in part), site)
+    for place, (_, line) in enumerate(rows):
+        yield drawn[place], line
 
 
 def _opened(path: Path) -> TextIO:

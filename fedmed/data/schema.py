@@ -20,8 +20,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from fedmed.data.target import Target
 from fedmed.errors import DataError
 from fedmed.records import digest, require
+
+__all__ = [
+    "Column", "DataSet", "ImagePart", "Kind", "PooledFile", "Role", "Schema", "SplitRule", "Target", "TextPart",
+    "locate", "sites_under",
+]  # fmt: skip
 
 SCHEMA_VERSION = 1
 
@@ -114,37 +120,41 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """How a column becomes a label: a number `above` a bound, or a value among `one_of`.
+class TextPart:
+    """The note of a record: a free-text column, of which a model reads the first `characters`.
 
-    `classes` names label 0 and label 1. With more than two classes, `one_of` lists the value of each, in their order.
+    A `chat` is a conversation (see `fedmed.rows`): turns of user and assistant, of which the last is the answer.
     """
 
-    name: str
     column: str
-    above: float | None = None
-    one_of: tuple[str, ...] = ()
-    classes: tuple[str, ...] = ("no", "yes")
+    characters: int
+    form: Literal["plain", "chat"] = "plain"
 
     def __post_init__(self) -> None:
-        require(
-            (self.above is None) == bool(self.one_of),
-            f"target {self.name}: set above for a number, or one_of for a category or binary, not both",
-        )
-        require(
-            len(set(self.classes)) == len(self.classes) >= 2,
-            f"target {self.name}: classes names two or more different classes, got {len(self.classes)}",
-        )
-        require(
-            not self.multiclass or len(set(self.one_of)) == len(self.one_of) == len(self.classes),
-            f"target {self.name}: with {len(self.classes)} classes, one_of lists a different value for each,"
-            f" got {len(set(self.one_of))}",
-        )
+        require(1 <= self.characters <= 100_000, f"characters must be in [1, 100000], got {self.characters}")
 
-    @property
-    def multiclass(self) -> bool:
-        """Whether there are more than two classes, each of one value."""
-        return len(self.classes) > 2
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagePart:
+    """The image of a record: a column that names its file, and the public facts that make it an array.
+
+    Values are windowed to `centre` and `width` in the unit of the modality (Hounsfield units of CT); without them,
+    stored values are taken from the whole range of their format. `spacing_mm` is the side of a pixel before the
+    square of `size` pixels is cut or padded; without it the whole image is scaled to that square.
+    """
+
+    column: str
+    size: int
+    channels: Literal[1, 3] = 1
+    centre: float | None = None
+    width: float | None = None
+    spacing_mm: float | None = None
+
+    def __post_init__(self) -> None:
+        require(1 <= self.size <= 1024, f"size must be in [1, 1024], got {self.size}")
+        require((self.centre is None) == (self.width is None), "centre and width are set together or not at all")
+        require(self.width is None or self.width > 0, f"width must be above 0, got {self.width}")
+        require(self.spacing_mm is None or self.spacing_mm > 0, f"spacing_mm must be above 0, got {self.spacing_mm}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +179,8 @@ class Schema:
     licence: str = ""
     source: str = ""
     obtain: str = ""
+    text: TextPart | None = None
+    image: ImagePart | None = None
     version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -180,22 +192,49 @@ class Schema:
         require(len(set(names)) == len(names), "two columns have the same name")
         keys = [column.name for column in self.columns if column.role == "patient-key"]
         require(len(keys) <= 1, f"at most one column may be the patient key, got {', '.join(keys)}")
-        require(any(column.is_feature for column in self.columns), "a schema needs at least one feature")
+        require(
+            any(column.is_feature for column in self.columns) or bool(self.text or self.image),
+            "a schema needs at least one feature, a text or an image",
+        )
+        self._check_parts()
         self._check_targets()
 
     def _check_targets(self) -> None:
         require(bool(self.targets), "a schema needs at least one target")
         require(len({target.name for target in self.targets}) == len(self.targets), "two targets have the same name")
-        columns = {column.name: column for column in self.columns if column.role == "target"}
         for target in self.targets:
-            require(target.column in columns, f"target {target.name}: no column {target.column} with role target")
-            column = columns[target.column]
-            require(
-                (column.kind == "number") == (target.above is not None),
-                f"target {target.name}: use above for a number and one_of otherwise; {column.name} is a {column.kind}",
-            )
-            unknown = sorted(set(target.one_of) - set(column.values))
-            require(not unknown, f"target {target.name}: one_of names {unknown}, not among the values of {column.name}")
+            self._check_target(target)
+
+    def _check_target(self, target: Target) -> None:
+        columns = {column.name: column for column in self.columns if column.role == "target"}
+        if target.answered:
+            asked = self.text is not None and self.text.form == "chat" and self.text.column == target.column
+            require(asked, f"target {target.name}: set above or one_of, or name the column of a conversation")
+            return
+        require(target.column in columns, f"target {target.name}: no column {target.column} with role target")
+        column = columns[target.column]
+        require(
+            (column.kind == "number") == (target.above is not None or target.timed),
+            f"target {target.name}: use above for a number and one_of otherwise; {column.name} is a {column.kind}",
+        )
+        event = columns.get(target.event or "")
+        require(
+            not target.timed or (event is not None and event.kind == "binary"),
+            f"target {target.name}: event names a binary column with role target",
+        )
+        unknown = sorted(set(target.one_of) - set(column.values))
+        require(not unknown, f"target {target.name}: one_of names {unknown}, not among the values of {column.name}")
+
+    def _check_parts(self) -> None:
+        roles = {column.name: column.role for column in self.columns}
+        require(
+            self.text is None or roles.get(self.text.column) == "free-text",
+            "text.column must name a column with role free-text",
+        )
+        require(
+            self.image is None or roles.get(self.image.column) in ("direct-identifier", "ignore"),
+            "image.column must name a column with role direct-identifier or ignore: file names don't pass the door",
+        )
 
     @property
     def patient_key(self) -> str | None:
@@ -253,15 +292,23 @@ class SplitRule:
 class PooledFile:
     """A publisher's one file of all sites; `column` says whose a row is.
 
+    Where no column does, `dirichlet` divides the rows: each class of `column` over the sites in shares drawn from a
+    Dirichlet distribution of that concentration (Hsu et al. 2019), from `seed`; small values make sites differ.
+
     The schema describes a site's own table, which a hospital has; only who plays every site
     divides such a file (see `fedmed.data.pooled`), so it does not count in the schema's digest.
     """
 
     file: str
     column: str
+    names: Mapping[str, str] = field(default_factory=dict)
+    """What a site is called here, by what the column calls it, where that is no name for a site."""
+    dirichlet: float | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         require(bool(self.file.strip()) and bool(self.column.strip()), "a pooled file needs its name and a column")
+        require(self.dirichlet is None or self.dirichlet > 0, f"dirichlet must be above 0, got {self.dirichlet}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

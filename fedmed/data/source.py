@@ -7,12 +7,14 @@ cohort such as the patients of a ward.
 Rules:
     * Features are float32 in public-range units: `(x - centre) / scale`, clipped;
       0 stands for a missing value, i.e. the public centre.
+    * A text or an image stands in the row before them, as `fedmed.rows` says.
     * The same schema gives the same feature names in the same order at every site.
     * A patient stands in train or in test, never in both.
 
 What it does not do: read files, estimate statistics of its own accord or add noise.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -47,7 +49,7 @@ class Cohort:
 
     features: Floats
     labels: Labels
-    feature_names: tuple[str, ...]
+    feature_names: Sequence[str]
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -65,7 +67,7 @@ class Source(Protocol):
     """A site's data set, ready for training."""
 
     @property
-    def features(self) -> tuple[str, ...]:
+    def features(self) -> Sequence[str]:
         """The feature names, in the order of the columns of every cohort."""
 
     def load(self, view: View, split: Split) -> Cohort:

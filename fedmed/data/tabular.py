@@ -9,12 +9,15 @@ Rules:
     * Feature names and their order come from the schema alone, so every site has the same ones.
     * Normalisation is by the schema's public ranges; a missing value is 0, the public centre.
     * A view that cannot be trained on (empty, or one class) is refused with the site named.
+    * A row without a label that its target knows is left out of every view and counted; so is one without text and
+      image where the data set has nothing else.
 
 What it does not do: de-identify (see `fedmed.deid`) or use statistics of the data.
 """
 
 import hashlib
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +26,12 @@ import polars as pl
 from sklearn.model_selection import train_test_split
 
 from fedmed.audit import ChainLog
-from fedmed.data.schema import Column, Schema, SplitRule, Target
+from fedmed.data.labels import labels_of
+from fedmed.data.parts import RowNames, open_images
+from fedmed.data.schema import Column, Schema, SplitRule
 from fedmed.data.source import Cohort, Floats, Labels, Split, View
 from fedmed.errors import DataError, IntegrityError
+from fedmed.rows import image_rows, text_rows
 
 # These three are the contract with fedmed.deid.tabular, which stands on the same floor and is not imported.
 TABLE_FILE = "table.parquet"
@@ -54,9 +60,15 @@ class TabularSource:
         """
         self.schema = schema
         self.site = site
-        self.features = feature_names(schema)
+        self.features = row_names(schema)
         self._split = split
         self._table = _vouched_table(folder / TABLE_FILE, schema, log)
+        self._images = None if schema.image is None else open_images(folder, schema, log)
+        if schema.text is not None and schema.text.column not in self._table.columns:
+            raise DataError(
+                f"site {site}, {TABLE_FILE}: expected the text column {schema.text.column!r}, found none; de-identify"
+                " the table again under a policy with free_text clean"
+            )
 
     def load(self, view: View, split: Split) -> Cohort:
         """Return the patients of `view` that stand in `split`.
@@ -66,19 +78,50 @@ class TabularSource:
                 patients or only one class at this site.
         """
         target = self.schema.target(view.target)
-        labels = _labels(self._table[target.column], target, self.schema.column(target.column))
+        labels = self._usable_labels(view)
         chosen = labels.is_not_null().to_numpy() & self._members(view)
         self._refuse_untrainable(labels.filter(chosen), view)
         in_test = _in_test(self._table[PATIENT], labels, self._split)
         rows = chosen & (in_test if split == "test" else ~in_test)
-        columns = [_features(self._table[column.name], column, self.schema) for column in _feature_columns(self.schema)]
         label_array: Labels = labels.filter(rows).to_numpy().astype(np.int64)
         return Cohort(
-            features=np.concatenate(columns, axis=1)[rows],
+            features=self._rows(self._table.filter(rows)),
             labels=label_array,
             feature_names=self.features,
             classes=target.classes,
         )
+
+    def skipped(self, view: View) -> int:
+        """Return how many rows of the view's cohort are not used: no label that the target knows, or nothing to read.
+
+        A count of patients: it stays at the site.
+        """
+        return int((self._usable_labels(view).is_null().to_numpy() & self._members(view)).sum())
+
+    def _usable_labels(self, view: View) -> pl.Series:
+        """Return the class of each row, null where it has none or where there is nothing to read."""
+        labels = labels_of(self._table, self.schema.target(view.target), self.schema)
+        readable = np.zeros(self._table.height, dtype=np.bool_)
+        if any(column.is_feature for column in self.schema.columns):
+            return labels
+        if self.schema.text is not None:
+            readable |= (self._table[self.schema.text.column].fill_null("").str.strip_chars() != "").to_numpy()
+        if self._images is not None:
+            readable |= np.array([token in self._images for token in self._table[PATIENT].to_list()], dtype=np.bool_)
+        return (
+            pl.DataFrame({"label": labels, "readable": readable}).select(pl.when("readable").then("label")).to_series()
+        )
+
+    def _rows(self, table: pl.DataFrame) -> Floats:
+        """Return rows as `fedmed.rows` lays them out, shape `[rows, width]`."""
+        parts: list[Floats] = []
+        if self.schema.text is not None:
+            parts.append(text_rows(table[self.schema.text.column].to_list(), characters=self.schema.text.characters))
+        if self.schema.image is not None and self._images is not None:
+            found = [self._images.get(token) for token in table[PATIENT].to_list()]
+            parts.append(image_rows(found, channels=self.schema.image.channels, size=self.schema.image.size))
+        parts += [_features(table[column.name], column, self.schema) for column in _feature_columns(self.schema)]
+        return np.concatenate(parts, axis=1)
 
     def _members(self, view: View) -> npt.NDArray[np.bool_]:
         if view.cohort_column is None:
@@ -101,11 +144,19 @@ class TabularSource:
         cohort = f" in the cohort {view.cohort_column} = {', '.join(view.cohort)}" if view.cohort_column else ""
         if labels.is_empty():
             raise DataError(f"{where}: no patients{cohort}; leave this site out of the study or choose another cohort")
-        if labels.n_unique() == 1:
+        if labels.n_unique() == 1 and not self.schema.target(view.target).answered:
             raise DataError(
                 f"{where}: every patient{cohort} has the same label; expected two classes; "
                 "check the target's rule and the export, or leave this site out of the study"
             )
+
+
+def row_names(schema: Schema) -> Sequence[str]:
+    """Return a name for each value of a row: text, image, then the features of `feature_names`."""
+    table = feature_names(schema)
+    if schema.text is None and schema.image is None:
+        return table
+    return RowNames(schema, table)
 
 
 def feature_names(schema: Schema) -> tuple[str, ...]:
@@ -140,18 +191,6 @@ def _vouched_table(path: Path, schema: Schema, log: ChainLog) -> pl.DataFrame:
             f"{path}: the table was made under another schema {schema.name}, so it is not used; {cure}"
         )
     return pl.read_parquet(io.BytesIO(data))
-
-
-def _labels(values: pl.Series, target: Target, column: Column) -> pl.Series:
-    """Return the class of each row, null where the target is missing."""
-    if target.above is not None:
-        return (values > target.above).cast(pl.Int8)
-    if target.multiclass:
-        places = {value: place for place, value in enumerate(target.one_of)}
-        return values.replace_strict(places, default=None, return_dtype=pl.Int8)
-    if column.kind == "binary":  # stored as the position of its value
-        return values.is_in([column.values.index(value) for value in target.one_of]).cast(pl.Int8)
-    return values.is_in(list(target.one_of)).cast(pl.Int8)
 
 
 def _features(values: pl.Series, column: Column, schema: Schema) -> Floats:

@@ -99,12 +99,7 @@ def deidentify_table(
     check_fit(policy, schema)
     if clean is None and any(policy.action(column) == "clean-text" for column in schema.columns):
         raise UsageError(f"policy {policy.profile}: free_text is clean, but nothing was given that cleans it")
-    reader = open_table(
-        source,
-        keyed=pseudonyms.content_hash(),
-        delimiter=schema.delimiter,
-        names=() if schema.header else [column.name for column in schema.columns],
-    )
+    reader = _open(source, schema, pseudonyms)
     with Spill(_existing(out_dir)) as kept:
         reading = _Reading(
             schema=schema, policy=policy, pseudonyms=pseudonyms, file=reader.name, clean=clean, kept=kept
@@ -126,6 +121,15 @@ def deidentify_table(
     report = _report(reading, recoding, input_hmac=reader.fingerprint(), output_sha256=output_sha256)
     log.append(AUDIT_KIND, report.audit_body())
     return report
+
+
+def _open(source: Path | SqlTable, schema: SchemaFacts, pseudonyms: Pseudonyms) -> TableReader:
+    return open_table(
+        source,
+        keyed=pseudonyms.content_hash(),
+        delimiter=schema.delimiter,
+        names=() if schema.header else [column.name for column in schema.columns],
+    )
 
 
 @dataclass(slots=True, kw_only=True)

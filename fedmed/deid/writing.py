@@ -13,10 +13,7 @@ What it does not do: choose levels (see `anonymity`), or log.
 """
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -26,6 +23,7 @@ from polars.io.plugins import register_io_source
 from fedmed.deid.anonymity import Recoding
 from fedmed.deid.hierarchies import SUPPRESSED, as_dates, as_numbers
 from fedmed.deid.spill import Spill
+from fedmed.files import replacing
 
 _CHUNK_BYTES = 1 << 20
 _ROW_GROUP = 122_880  # fixed, so that the bytes don't depend on how the rows were batched
@@ -54,7 +52,7 @@ def write_table(path: Path, kept: Spill, *, recoding: Recoding | None, kinds: Ma
 
     schema = next(rows()).schema
     frames = register_io_source(lambda *_: rows(), schema=schema, is_pure=True)
-    with _replacing(path) as file:
+    with replacing(path) as file:
         frames.sink_parquet(file, row_group_size=_ROW_GROUP)
         file.flush()
         file.seek(0)
@@ -82,26 +80,3 @@ def _sha256(file: IO[bytes]) -> str:
     while chunk := file.read(_CHUNK_BYTES):
         running.update(chunk)
     return running.hexdigest()
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a file beside `path` that takes its place when the block ends well, and leaves no trace otherwise."""
-    for stale in path.parent.glob(f".{path.name}.*"):  # of a run that was killed
-        stale.unlink(missing_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

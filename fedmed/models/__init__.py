@@ -1,6 +1,7 @@
 """From a specification to a module, its adapter and its flat vector."""
 
-from fedmed.models.build import Architecture, build_module, record_losses, scores
+from fedmed.models.architecture import Architecture
+from fedmed.models.build import build_module, record_losses, scores
 from fedmed.models.folder import folder_digest, load_module, save_base
 from fedmed.models.lora import attach_adapter, enter_round, frozen_factors
 from fedmed.models.vector import Layout, state_digest

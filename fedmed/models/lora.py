@@ -10,6 +10,7 @@ Rules:
     * `rolora` (Chen et al. 2024): B is trained in even rounds, A in odd ones.
     * `fedit` (Zhang et al. 2024) trains A and B; its average is not exact and it is here as the baseline.
     * The head is trained in full and saved with the adapter.
+    * A pretrained model says itself which layers are adapted and what stands on it (see `pretrained`).
 
 What it does not do: aggregate, or adapt models that have no attention.
 """
@@ -22,12 +23,15 @@ import torch
 from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from fedmed.errors import ModelError
+from fedmed.models.reading import ReadingModel
 from fedmed.models.vector import Layout
 from fedmed.records import ModelSpec
 
 TARGETS = ("q_proj", "v_proj")
+HEADS = ("head",)
 _A, _B, _BASE = ".lora_A.default.weight", ".lora_B.default.weight", ".base_layer.weight"
 
 
@@ -41,15 +45,17 @@ def attach_adapter(module: nn.Module, spec: ModelSpec, *, seed: int) -> nn.Modul
     """
     if spec.adapter == "full":
         return module.requires_grad_(requires_grad=True)
+    reading = module if isinstance(module, ReadingModel) else None
     config = LoraConfig(
         r=spec.lora_rank,
         lora_alpha=spec.lora_alpha,  # type: ignore[arg-type]  # peft accepts floats and documents ints
-        target_modules=list(TARGETS),
-        modules_to_save=["head"],
+        target_modules=list(TARGETS if reading is None else reading.targets),
+        modules_to_save=list(HEADS if reading is None else reading.heads) or None,
+        fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in module.modules()),
         lora_dropout=0.0,
         bias="none",
     )
-    adapted = get_peft_model(module, config)
+    adapted = get_peft_model(module, config) if reading is None else reading.adapted(config)
     _initialise_a(adapted, seed)
     freeze_by_rule(adapted, spec)
     return adapted

@@ -97,73 +97,100 @@ def train_plain(
         ModelError: The module has nothing to train, the penalty doesn't fit, or the loss isn't one per record.
     """
     check_loop(steps=steps, sample_rate=sample_rate, expected_batch=expected_batch, learning_rate=learning_rate)
-    check_records(inputs, labels, physical_batch)
-    parameters = trainable(module)
-    penalty_gradients = gather_penalties(penalty_gradient, penalty, parameters)
-    sgd = torch.optim.SGD(parameters.values(), lr=learning_rate, momentum=momentum)
+    records = Records(inputs=inputs, labels=labels, physical_batch=physical_batch)
+    descent = Descent.of(
+        module, learning_rate=learning_rate, momentum=momentum, penalty_gradient=penalty_gradient, penalty=penalty
+    )
 
     def step(rows: Tensor) -> int:
-        sgd.zero_grad()
-        nonfinite = 0
-        for chunk in chunks(rows, physical_batch):
-            nonfinite += _plain_backward(module, loss, inputs[chunk], labels[chunk])
-        for name, value in parameters.items():
-            value.grad = torch.zeros_like(value) if value.grad is None else value.grad / expected_batch
-            if not bool(torch.isfinite(value.grad).all()):
-                raise DataError(
-                    f"parameter {name!r}: finite losses gave a non-finite gradient; lower the learning rate"
-                )
+        descent.sgd.zero_grad()
+        nonfinite = sum(_plain_backward(module, loss, *batch) for batch in records.batches(rows))
+        _average(descent.parameters, expected_batch)
         return nonfinite
 
     with training_mode(module):
         try:
-            return descend(
-                step,
-                parameters=parameters,
-                sgd=sgd,
-                records=len(inputs),
-                steps=steps,
-                sample_rate=sample_rate,
-                noise=noise,
-                penalty_gradients=penalty_gradients,
-            )
+            return descent.run(step, records=len(records), steps=steps, sample_rate=sample_rate, noise=noise)
         finally:
-            sgd.zero_grad()
+            descent.sgd.zero_grad()
 
 
-def descend(
-    step: Callable[[Tensor], int],
-    *,
-    parameters: Mapping[str, nn.Parameter],
-    sgd: torch.optim.SGD,
-    records: int,
-    steps: int,
-    sample_rate: float,
-    noise: NoiseSource,
-    penalty_gradients: Sequence[PenaltyGradient],
-) -> TrainReport:
-    """Run `steps` times: sample, let `step` fill the gradients, add the penalties, descend."""
-    reports = []
-    for _ in range(steps):
-        rows = _poisson_sample(records, sample_rate, noise)
-        nonfinite = step(rows)
-        for penalty_gradient in penalty_gradients:
-            _add_penalty(parameters, penalty_gradient)
-        sgd.step()
-        reports.append(StepReport(records=len(rows), nonfinite=nonfinite))
-    return TrainReport(steps=tuple(reports))
-
-
-def gather_penalties(
-    penalty_gradient: PenaltyGradient | None, penalty: Penalty | None, parameters: Mapping[str, nn.Parameter]
-) -> tuple[PenaltyGradient, ...]:
-    """Return what joins the gradient of every step.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Records:
+    """What is trained on: inputs and labels, the first dimension counts them, and how many are in memory at once.
 
     Raises:
-        ModelError: The penalty's anchor isn't of the trainable parameters.
+        DataError: Inputs and labels don't match.
+        ConfigError: `physical_batch` is below 1.
     """
-    gathered = () if penalty_gradient is None else (penalty_gradient,)
-    return gathered if penalty is None else (*gathered, penalty.for_parameters(parameters))
+
+    inputs: Tensor
+    labels: Tensor
+    physical_batch: int
+
+    def __post_init__(self) -> None:
+        check_records(self.inputs, self.labels, self.physical_batch)
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def batches(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield inputs and labels of `rows` in order, a physical batch at a time; nothing for no rows."""
+        for chunk in chunks(rows, self.physical_batch):
+            yield self.inputs[chunk], self.labels[chunk]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Descent:
+    """What descends: the trainable parameters by name, their optimizer, and what joins the gradient of every step."""
+
+    parameters: Mapping[str, nn.Parameter]
+    sgd: torch.optim.SGD
+    penalty_gradients: Sequence[PenaltyGradient]
+
+    @classmethod
+    def of(
+        cls,
+        module: nn.Module,
+        *,
+        learning_rate: float,
+        momentum: float,
+        penalty_gradient: PenaltyGradient | None,
+        penalty: Penalty | None,
+    ) -> "Descent":
+        """Return the descent of a module.
+
+        Raises:
+            ModelError: The module has nothing to train, or the penalty's anchor isn't of the trainable parameters.
+        """
+        parameters = trainable(module)
+        gathered = () if penalty_gradient is None else (penalty_gradient,)
+        if penalty is not None:
+            gathered = (*gathered, penalty.for_parameters(parameters))
+        sgd = torch.optim.SGD(parameters.values(), lr=learning_rate, momentum=momentum)
+        return cls(parameters=parameters, sgd=sgd, penalty_gradients=gathered)
+
+    def run(
+        self, step: Callable[[Tensor], int], *, records: int, steps: int, sample_rate: float, noise: NoiseSource
+    ) -> TrainReport:
+        """Run `steps` times: sample, let `step` fill the gradients, add the penalties, descend.
+
+        Args:
+            step: Fills the gradients from the given rows and returns how many records weren't finite.
+            records: How many there are.
+            steps: How often.
+            sample_rate: Probability with which a record takes part in a step.
+            noise: Where sampling comes from.
+        """
+        reports = []
+        for _ in range(steps):
+            rows = _poisson_sample(records, sample_rate, noise)
+            nonfinite = step(rows)
+            for penalty_gradient in self.penalty_gradients:
+                _add_penalty(self.parameters, penalty_gradient)
+            self.sgd.step()
+            reports.append(StepReport(records=len(rows), nonfinite=nonfinite))
+        return TrainReport(steps=tuple(reports))
 
 
 def chunks(rows: Tensor, physical_batch: int) -> Iterator[Tensor]:
@@ -213,6 +240,14 @@ def _add_penalty(parameters: Mapping[str, nn.Parameter], penalty_gradient: Penal
                 raise ModelError(f"penalty on {name!r}: expected the gradient of a trainable parameter, in its shape")
             target = parameters[name]
             target.grad = gradient.to(target) if target.grad is None else target.grad + gradient.to(target)
+
+
+def _average(parameters: Mapping[str, nn.Parameter], expected_batch: float) -> None:
+    """Divide the summed gradients by the expected batch, whatever the batch really was; no records means zero."""
+    for name, value in parameters.items():
+        value.grad = torch.zeros_like(value) if value.grad is None else value.grad / expected_batch
+        if not bool(torch.isfinite(value.grad).all()):
+            raise DataError(f"parameter {name!r}: finite losses gave a non-finite gradient; lower the learning rate")
 
 
 def _plain_backward(module: nn.Module, loss: Loss, inputs: Tensor, labels: Tensor) -> int:

@@ -18,10 +18,10 @@ count real records: they stay at the site.
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -30,14 +30,14 @@ from torch import Tensor, nn
 
 from fedmed.errors import ModelError
 from fedmed.privacy.descent import (
+    Descent,
     PenaltyGradient,
+    Records,
     StepReport,
     TrainReport,
     check_loop,
     check_records,
     chunks,
-    descend,
-    gather_penalties,
     require_positive,
     train_plain,
 )
@@ -132,8 +132,7 @@ def train_private(
         penalty_gradient: Added to the gradient after clip and noise.
         penalty: Pull towards an anchor; its gradient is added after clip and noise too.
         physical_batch: Most records in memory at once; doesn't change the result.
-        capturing: How per-record gradients are captured: `direct_capture` or `hooked_capture`; None takes the
-            first wherever it applies.
+        capturing: `direct_capture` or `hooked_capture`; None takes the first wherever it applies.
 
     Raises:
         ConfigError: A number is out of range.
@@ -142,40 +141,17 @@ def train_private(
     """
     require_positive(clip_norm=clip_norm, noise_multiplier=noise_multiplier)
     check_loop(steps=steps, sample_rate=sample_rate, expected_batch=expected_batch, learning_rate=learning_rate)
-    check_records(inputs, labels, physical_batch)
-    parameters = trainable(module)
-    penalty_gradients = gather_penalties(penalty_gradient, penalty, parameters)
-    sgd = torch.optim.SGD(parameters.values(), lr=learning_rate, momentum=momentum)
+    records = Records(inputs=inputs, labels=labels, physical_batch=physical_batch)
+    descent = Descent.of(
+        module, learning_rate=learning_rate, momentum=momentum, penalty_gradient=penalty_gradient, penalty=penalty
+    )
     with training_mode(module), _tried_capture(module, loss, inputs, labels, capturing) as capture:
         optimizer = _PrivateOptimizer(
-            sgd,
-            noise_multiplier=noise_multiplier,
-            max_grad_norm=clip_norm,
-            expected_batch_size=expected_batch,
+            descent.sgd, noise_multiplier=noise_multiplier, max_grad_norm=clip_norm, expected_batch_size=expected_batch
         )
         optimizer.noise = noise
-
-        def step(rows: Tensor) -> int:
-            optimizer.zero_grad()
-            nonfinite = 0
-            for chunk in chunks(rows, physical_batch):
-                for name, sample in capture(inputs[chunk], labels[chunk]).items():
-                    parameters[name].grad_sample = sample  # type: ignore[attr-defined]
-                nonfinite += optimizer.clip_and_accumulate()
-            optimizer.add_noise()
-            optimizer.scale_grad()
-            return nonfinite
-
-        return descend(
-            step,
-            parameters=parameters,
-            sgd=sgd,
-            records=len(inputs),
-            steps=steps,
-            sample_rate=sample_rate,
-            noise=noise,
-            penalty_gradients=penalty_gradients,
-        )
+        step = partial(_private_step, optimizer, descent.parameters, capture, records)
+        return descent.run(step, records=len(records), steps=steps, sample_rate=sample_rate, noise=noise)
 
 
 def per_record_gradients(
@@ -331,6 +307,25 @@ class _PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no t
         """Divide by the expected batch, whatever the batch really was."""
         for value in self.params:
             value.grad /= self.expected_batch_size
+
+
+def _private_step(
+    optimizer: _PrivateOptimizer,
+    parameters: Mapping[str, nn.Parameter],
+    capture: Capture,
+    records: Records,
+    rows: Tensor,
+) -> int:
+    """Fill the gradients from those of `rows`, clipped and noised; return how many records weren't finite."""
+    optimizer.zero_grad()
+    nonfinite = 0
+    for inputs, labels in records.batches(rows):
+        for name, sample in capture(inputs, labels).items():
+            parameters[name].grad_sample = sample  # type: ignore[attr-defined]
+        nonfinite += optimizer.clip_and_accumulate()
+    optimizer.add_noise()
+    optimizer.scale_grad()
+    return nonfinite
 
 
 @contextmanager

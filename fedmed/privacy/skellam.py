@@ -90,6 +90,20 @@ def noise_units(*, clip_norm: float, noise_multiplier: float, unit: float, size:
     return NoiseUnits(sensitivity=sensitivity, deviation=noise_multiplier * sensitivity, size=size)
 
 
+def require_share(variance: float) -> None:
+    """Raise unless a share of this variance, in squared units of the ring, can be drawn.
+
+    Raises:
+        RefusedError: The variance is too small for the ring to hold it, or too large for the sampler's precision.
+    """
+    if not SMALLEST_MEAN <= variance / 2 <= LARGEST_MEAN:
+        raise RefusedError(
+            f"expected noise of a deviation from {math.sqrt(2 * SMALLEST_MEAN):.0f} to"
+            f" {math.sqrt(2 * LARGEST_MEAN):.0f} units of the ring, got {math.sqrt(variance):.3g};"
+            " choose another clip or max_weight for the roster"
+        )
+
+
 def draw_share(key: bytes, *, variance: float, size: int) -> Integers:
     """Return one site's share: a Skellam variable per coordinate, the difference of two Poisson variables.
 
@@ -104,13 +118,8 @@ def draw_share(key: bytes, *, variance: float, size: int) -> Integers:
     Raises:
         RefusedError: The variance is too small for the ring to hold it, or too large for the sampler's precision.
     """
+    require_share(variance)
     mean = variance / 2
-    if not SMALLEST_MEAN <= mean <= LARGEST_MEAN:
-        raise RefusedError(
-            f"expected noise of a deviation from {math.sqrt(2 * SMALLEST_MEAN):.0f} to"
-            f" {math.sqrt(2 * LARGEST_MEAN):.0f} units of the ring, got {math.sqrt(variance):.3g};"
-            " choose another clip or max_weight for the roster"
-        )
     source = SeededNoise(key)
     return _poisson_offsets(source, mean, size) - _poisson_offsets(source, mean, size)
 

@@ -33,6 +33,9 @@ _PLAIN_TYPES = frozenset(_PLAIN)
 _BARE = frozenset(vars(nn.Module()))
 """What every module has; all that can differ of it is looked at by name."""
 
+_OF_FILES = frozenset({"_weight_conversions"})
+"""What transformers remembers of how a file named its weights; no forward pass reads it."""
+
 _HOOKS = sorted(name for name in _BARE if name.endswith("_hooks"))
 
 
@@ -87,7 +90,7 @@ class _Facts:
             self._number(layer),
             tuple((name, self._tensor(value)) for name, value in attributes["_parameters"].items()),
             tuple((name, self._tensor(value)) for name, value in attributes["_buffers"].items()),
-            tuple((name, self.of(attributes[name])) for name in sorted(attributes.keys() - _BARE)),
+            tuple((name, self.of(attributes[name])) for name in sorted(attributes.keys() - _BARE - _OF_FILES)),
         )
 
     def of(self, value: object) -> Hashable:

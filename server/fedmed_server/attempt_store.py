@@ -116,7 +116,7 @@ class AttemptStore:
         """
         if not self._record_path.is_file():
             return None
-        record = decode(self._record_path.read_bytes(), _Record)
+        record = self._read()
         if record.roster != roster.digest():
             return None
         vectors = self._vectors(record)
@@ -148,6 +148,16 @@ class AttemptStore:
         """Forget the attempt: the study is over."""
         for path in (self._record_path, *(self._folder / _vectors_name(phase) for phase in Phase)):
             path.unlink(missing_ok=True)
+
+    def _read(self) -> _Record:
+        try:
+            return decode(self._record_path.read_bytes(), _Record)
+        except IntegrityError as error:
+            raise IntegrityError(
+                f"{self._record_path}: expected the stored attempt of secure aggregation, got a file that is damaged or"
+                " of another version; restore it from a backup, or remove it; should the sites then refuse the round as"
+                " begun before, start the study as a new one"
+            ) from error
 
     def _vectors(self, record: _Record) -> tuple[Ring, ...]:
         if not record.vectors:

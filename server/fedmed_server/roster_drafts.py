@@ -11,7 +11,9 @@ Rules:
 What it does not do: sign, or compare with an earlier edition (see `rosters`).
 """
 
+import base64
 import math
+import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time
 from pathlib import Path
@@ -19,9 +21,9 @@ from typing import Any, Final, Literal
 
 from yaml import YAMLError
 
-from fedmed import config
-from fedmed.crypto.keyfiles import SITE_SIGNING, decode_public_key, load_public_key
+from fedmed.crypto.keyfiles import SITE_SIGNING, load_public_key
 from fedmed.errors import ConfigError, UsageError
+from fedmed.kits import Floors
 from fedmed.secagg.roster import TIME_FORMAT, Kind, Policy, Roster, RosterEntry, Segment, require_name
 from fedmed_server.rosters import finest_fraction_bits
 
@@ -71,35 +73,81 @@ class PolicyDraft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RosterDraft:
-    """What a person writes; dates are days (2030-01-31, both days included) or moments (2030-01-31T12:00:00Z), UTC."""
+    """What a person writes; dates are days (2030-01-31, both days included) or moments (2030-01-31T12:00:00Z), UTC.
+
+    `sites` is left out where they come from the consortium's register.
+    """
 
     serial: int
-    sites: tuple[SiteDraft, ...]
     policy: PolicyDraft
+    sites: tuple[SiteDraft, ...] = ()
     valid_from: str | None = None
     valid_until: str | None = None
 
 
-def read_draft(path: Path) -> Roster:
+def read_draft(path: Path, *, sites: tuple[SiteDraft, ...] | None = None) -> Roster:
     """Return the roster that the draft at `path` describes.
 
     Args:
         path: A YAML file; paths of key files in it are relative to its folder.
+        sites: Those of the register, for a draft that names none; None for the draft's own.
 
     Raises:
         UsageError: There is no such file, or a key file in it is missing or of another purpose.
         ConfigError: A field is unknown, missing or does not fit; the message names it.
         IntegrityError: A key file in it is damaged.
     """
+    draft = _load(path)
+    if sites is not None and draft.sites:
+        raise ConfigError(
+            f"{path}: expected no sites beside those of the register, got {len(draft.sites)}; remove them"
+        )
+    if sites is None and not draft.sites:
+        raise ConfigError(f"{path}: sites: expected at least one, got none; write them, or give --from-register DIR")
+    return roster_of(draft if sites is None else replace(draft, sites=sites), folder=path.parent)
+
+
+def read_floors(path: Path) -> Floors:
+    """Return the floors in the draft at `path`, to be promised to a site that is invited.
+
+    Raises:
+        UsageError: There is no such file.
+        ConfigError: A field is unknown, missing or does not fit; the message names it.
+    """
+    policy = _load(path).policy
+    least = max(3, policy.max_corrupt + 2)
+    if policy.n_min < least or policy.max_corrupt < 0:
+        raise ConfigError(f"{path}: policy: expected n_min of at least {least}, got {policy.n_min}")
+    return Floors(n_min=policy.n_min, max_corrupt=policy.max_corrupt, max_weight=policy.max_weight)
+
+
+def decode_public_key(text: str) -> bytes:
+    """Return the 32 raw bytes of an Ed25519 public key written as base64 (44 characters) or hexadecimal (64).
+
+    Raises:
+        ValueError: It is neither.
+
+    >>> decode_public_key("00" * 32) == decode_public_key("A" * 43 + "=") == bytes(32)
+    True
+    """
+    if re.fullmatch("[0-9a-fA-F]{64}", text):
+        return bytes.fromhex(text)
+    if re.fullmatch("[A-Za-z0-9+/]{43}=", text):
+        return base64.b64decode(text, validate=True)
+    raise ValueError("key must be 32 bytes as base64 (44 characters) or hexadecimal (64 digits)")
+
+
+def _load(path: Path) -> RosterDraft:
     if not path.is_file():
         raise UsageError(f"{path}: expected a draft of a roster, found no such file; check the path")
+    from fedmed import config  # noqa: PLC0415  it imports hydra, which only drafts need
+
     try:
-        draft = config.load(RosterDraft, path)
+        return config.load(RosterDraft, path)
     except (YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: expected YAML in UTF-8; {' '.join(str(error).split())}") from None
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    return roster_of(draft, folder=path.parent)
 
 
 def roster_of(draft: RosterDraft, *, folder: Path) -> Roster:

@@ -12,24 +12,14 @@ What it does not do: compute (see `rosters`) or print.
 
 from collections.abc import Iterable
 
+from fedmed.crypto.fingerprints import two_lines
 from fedmed_server.rosters import RosterFacts, SegmentFacts
-
-_HALF = 39  # eight blocks of four digits and seven spaces
 
 
 def table(facts: RosterFacts) -> str:
     """Return the table of `facts`, without a final end of line."""
     lines = [*_head(facts), "", *_sites(facts), "", *_policy(facts), "", *_segments(facts)]
     return "\n".join([*lines, *_remarks(facts)])
-
-
-def two_lines(fingerprint: str) -> tuple[str, str]:
-    """Return a fingerprint of 16 blocks as two lines of eight.
-
-    >>> two_lines(" ".join(["ab12"] * 16))[1]
-    'ab12 ab12 ab12 ab12 ab12 ab12 ab12 ab12'
-    """
-    return fingerprint[:_HALF], fingerprint[_HALF + 1 :]
 
 
 def _head(facts: RosterFacts) -> Iterable[str]:

@@ -19,13 +19,13 @@ from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from fedmed.crypto.keyfiles import fingerprint
 from fedmed.errors import ConfigError, UsageError
 from fedmed.files import write_atomic
 from fedmed.secagg.masking import error_bound
-from fedmed.secagg.roster import TIME_FORMAT, Roster, Segment, SignedRoster, verify_signature
+from fedmed.secagg.roster import TIME_FORMAT, Roster, Segment, SignedRoster, sign_roster, verify_signature
 from fedmed.secagg.roster_file import open_roster, roster_from_bytes, roster_to_bytes
 
 
@@ -106,6 +106,31 @@ def require_signable(roster: Roster, consortium_key: bytes, *, now: datetime) ->
     owner = next((entry.site for entry in roster.sites if entry.signing_key == consortium_key), None)
     if owner is not None:
         raise ConfigError(f"sites: expected {owner}'s own signing key, got the consortium's; ask the site for its key")
+
+
+def without(previous: SignedRoster, site: str, key: Ed25519PrivateKey, *, now: datetime) -> SignedRoster:
+    """Return the next edition of a roster, without `site`.
+
+    Args:
+        previous: The edition that the site is to leave.
+        site: Its name.
+        key: The consortium's private key.
+        now: The present time, with its time zone.
+
+    Raises:
+        IntegrityError: Another key signed the previous edition.
+        ConfigError: Fewer sites stay than any sum must cover, or the roster has expired.
+    """
+    before = verify_signature(previous, key.public_key())
+    stay = tuple(entry for entry in before.sites if entry.site != site)
+    if len(stay) < before.policy.n_min:
+        raise ConfigError(
+            f"roster: expected at least n_min = {before.policy.n_min} sites after {site} is gone, got {len(stay)}; "
+            "sign no roster before there are enough sites again"
+        )
+    after = replace(before, serial=before.serial + 1, sites=stay)
+    require_signable(after, key.public_key().public_bytes_raw(), now=now)
+    return sign_roster(after, key)
 
 
 def changes(before: Roster, after: Roster) -> tuple[str, ...]:

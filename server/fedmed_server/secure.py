@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from fedmed.aggregation import RunningSum
 from fedmed.errors import ProtocolError, RefusedError, SiteFailureError
-from fedmed.exchange import Answer, Failure, Phase, Round, Task, Work, run_of
+from fedmed.exchange import SEGMENTS, Answer, Failure, Phase, Round, Task, Work, run_of
 from fedmed.records import AggregationSpec
 from fedmed.secagg import attempt, parcels, server, wire
 from fedmed.secagg.attempt import Aggregate, Deadline, Outgoing, ServerState
@@ -55,9 +55,6 @@ ACTIONS: Final[dict[type[CoordinatorMessage], Phase]] = {
     Finish: "query.end",
 }
 """The action under which each message of the protocol travels."""
-
-SEGMENTS: Final[dict[Work, str]] = {"query.statistics": "delta", "train.fit": "delta", "train.fisher": "fisher"}
-"""The segment of the upload that each kind of work fills; weights fill `aux`."""
 
 FAREWELL_TIMEOUT_S: Final = 10.0
 _OVER: Final = (attempt.Phase.DONE, attempt.Phase.ABORTED)

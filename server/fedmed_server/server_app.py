@@ -11,6 +11,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedmed.bundle import PLAN_DIGEST_KEY, PLAN_KEY
 from fedmed.errors import ProtocolError, UsageError
 from fedmed.learning.ewc import Knowledge
 from fedmed.records import Plan, decode
@@ -20,9 +21,6 @@ from fedmed_server.attempt_store import AttemptStore
 from fedmed_server.secure import SecureAggregator
 from fedmed_server.strategy import GridChannel
 from fedmed_server.study import Listener, StudyFolders, StudyRunner
-
-PLAN_KEY = "plan"
-PLAN_DIGEST_KEY = "plan-digest"
 
 
 def build_server_app(

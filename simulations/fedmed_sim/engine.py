@@ -170,12 +170,12 @@ def open_engine(kind: EngineKind, *, workers: int) -> Iterator[Engine]:
     """Start an engine and stop it at the end of the block.
 
     Args:
-        kind: `ray` for worker processes, `inprocess` for this one.
+        kind: `ray` for worker processes; otherwise this one, also for what a consortium of processes leaves to it.
         workers: Worker processes of the Ray engine.
     """
     os.environ.update(_QUIET)
     logging.getLogger("flwr").setLevel(logging.CRITICAL)
-    if kind == "inprocess":
+    if kind != "ray":
         yield Engine(_InProcessBackend())
         return
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

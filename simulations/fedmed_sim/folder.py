@@ -6,6 +6,7 @@ Layout of a run's folder:
     sites/NAME/            one folder per site, as on an appliance
     consortium/            the consortium's key, which signs the roster
     coordinator/           all that a coordinator has: roster, base, checkpoints, results
+    deployment/            with engine=processes: each party's own things, what they carry between them, and logs
     what-if/               copies for the arm without consolidation
     summary.json, index.html, metrics.csv, plots/
 
@@ -56,6 +57,11 @@ class RunFolder:
     def roster(self) -> Path:
         """The signed roster, as the coordinator has it."""
         return self.coordinator / "roster.json"
+
+    @property
+    def deployment(self) -> Path:
+        """The parties of a consortium whose processes run on this machine."""
+        return self.root / "deployment"
 
     @property
     def coordinator(self) -> Path:

@@ -20,14 +20,16 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
 
+from fedmed.bundle import PLAN_DIGEST_KEY, PLAN_KEY, PLAN_SIGNATURES_KEY
 from fedmed.errors import SiteFailureError
 from fedmed.files import write_atomic
 from fedmed.learning.ewc import Knowledge, knowledge_to_bytes
@@ -36,23 +38,19 @@ from fedmed.privacy.engine import PrvAccountant
 from fedmed.records import Plan, canonical_json, digest
 from fedmed.secagg.masking import error_bound
 from fedmed.secagg.roster import Roster
+from fedmed.signed_plans import SignedPlan, signatures_to_text
 from fedmed_server.result import StudyResult, load_knowledge, load_result
-from fedmed_server.server_app import PLAN_DIGEST_KEY, PLAN_KEY, build_server_app
+from fedmed_server.server_app import build_server_app
 from fedmed_server.study import Listener, StudyFolders
-from fedmed_sim.consortium import found_consortium, read_roster
+from fedmed_sim.consortium import floors, found_consortium, read_roster, sign_plan
+from fedmed_sim.deployment import Deployment, DeploymentFolder, at_work, run_study
 from fedmed_sim.engine import Engine, open_engine, partition_of
 from fedmed_sim.entropy import SimulatedEntropy
 from fedmed_sim.folder import RunFolder
 from fedmed_sim.leaks import LeakReport, LeakSearch
+from fedmed_sim.plans import SharedNoise, plan_of, privacy_spec, sequence_digest, without_consolidation
 from fedmed_sim.preparation import planted_identifiers, prepare_base, prepare_sites
-from fedmed_sim.settings import (
-    SharedNoise,
-    SimulationSettings,
-    plan_of,
-    privacy_spec,
-    sequence_digest,
-    without_consolidation,
-)
+from fedmed_sim.settings import SimulationSettings
 from fedmed_sim.summary import (
     SUMMARY_VERSION,
     AggregationSummary,
@@ -79,6 +77,7 @@ class Simulation:
         self._settings = settings
         self._folder = folder
         self._names: tuple[str, ...] = ()
+        self._deployment: Deployment | None = None
         self._listener = listener
         self._seconds = _read_seconds(folder.seconds)
         self._resumed = bool(self._seconds)
@@ -91,7 +90,9 @@ class Simulation:
         """
         with self._phase("prepare"):
             self._names = prepare_sites(self._settings, self._folder)
-            if self._settings.secagg.kind == "secure":
+            if self._settings.engine == "processes":
+                self._deployment = self._deploy()
+            else:
                 found_consortium(self._settings, self._folder, self._names)
 
     def run(self) -> Summary:
@@ -110,10 +111,22 @@ class Simulation:
         search = LeakSearch(identifiers) if identifiers else None
         plans = self.plans
         knowledge: Knowledge | None = None
-        with open_engine(settings.engine, workers=min(settings.workers, len(names))) as engine:
+        with (
+            open_engine(settings.engine, workers=min(settings.workers, len(names))) as engine,
+            nullcontext() if self._deployment is None else at_work(self._deployment),
+        ):
             roster = read_roster(folder) if settings.secagg.kind == "secure" else None
             entropy_of = SimulatedEntropy(settings.seed) if settings.privacy.noise == "simulated-seed" else None
-            runner = _Studies(engine, names, self._listener, search, roster=roster, entropy_of=entropy_of)
+            runner = _Studies(
+                engine,
+                names,
+                self._listener,
+                search,
+                folder=folder,
+                roster=roster,
+                entropy_of=entropy_of,
+                deployment=self._deployment,
+            )
             for index in range(len(settings.scenario.studies)):
                 plan = plan_of(
                     settings, index, base_digest=base_digest, privacy=privacy, knowledge_digest=_digest_of(knowledge)
@@ -129,9 +142,21 @@ class Simulation:
                 knowledge = load_knowledge(folder.study(index))
         if search is not None:
             search.feed_folder(folder.coordinator)
+            if self._deployment is not None:
+                search.feed_folder(self._deployment.folder.coordinator)
             search.feed_folder(folder.what_if / "study")
         leaks = None if search is None else replace(search.report(), whole=not self._resumed)
         return self._summarise(plans, names, leaks)
+
+    def _deploy(self) -> Deployment:
+        """Return a consortium of processes over the prepared sites, founded but not started."""
+        homes = {name: self._folder.sites / name for name in self._names}
+        agents = {name: SiteAgent.open(home) for name, home in homes.items()}
+        deployment = Deployment(DeploymentFolder(self._folder.deployment), homes, floors(self._settings, agents))
+        deployment.found()
+        self._folder.coordinator.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(deployment.folder.mail / "roster.json", self._folder.roster)
+        return deployment
 
     def _shared_noise(self) -> SharedNoise | None:
         """Return what the sites' shares of noise are rounded to, where they share it."""
@@ -180,7 +205,12 @@ class Simulation:
             aggregation=self._aggregation(plan, results, names),
             leaks=leaks,
             seconds={phase: round(seconds, 3) for phase, seconds in self._seconds.items()},
-            warnings=warnings_of(plans, results, secure=secure),
+            warnings=warnings_of(
+                plans,
+                results,
+                secure=secure,
+                keys_from_seed=plan.privacy.noise == "simulated-seed" and self._deployment is None,
+            ),
         )
         write_atomic(self._folder.summary, msgspec.json.format(canonical_json(summary), indent=2), mode=0o644)
         return summary
@@ -247,9 +277,13 @@ class _Studies:
         listener: Listener,
         search: LeakSearch | None,
         *,
+        folder: RunFolder,
         roster: Roster | None,
         entropy_of: SimulatedEntropy | None,
+        deployment: Deployment | None,
     ) -> None:
+        self._deployment = deployment
+        self._folder = folder
         self._roster = roster
         self._entropy_of = entropy_of
         self._engine = engine
@@ -259,6 +293,9 @@ class _Studies:
 
     def run(self, plan: Plan, *, base: Path, state: Path, sites: Path, knowledge: Knowledge | None) -> None:
         if load_result(state, plan_digest=digest(plan)) is not None:
+            return
+        if self._deployment is not None and sites == self._folder.sites:
+            run_study(self._deployment, plan, base=base, state=state)
             return
         server = build_server_app(
             StudyFolders(base=base, state=state),
@@ -273,9 +310,23 @@ class _Studies:
             server,
             build_client_app(_locator(folders), entropy_of=self._entropy_of or system_entropy),
             nodes=len(folders),
-            run_config={PLAN_KEY: plan_json, PLAN_DIGEST_KEY: digest(plan)},
+            run_config={
+                PLAN_KEY: plan_json,
+                PLAN_DIGEST_KEY: digest(plan),
+                PLAN_SIGNATURES_KEY: signatures_to_text(self._sign(plan, folders).signatures),
+            },
             tap=lambda data: self._feed(data, plan.study),
         )
+
+    def _sign(self, plan: Plan, folders: Sequence[Path]) -> SignedPlan:
+        """Return a plan that the sites in `folders` take, signed and approved by those who would."""
+        if self._deployment is None:
+            return sign_plan(self._folder, plan)
+        for folder in folders:
+            approvals = SiteAgent.open(folder).approvals
+            approvals.note(plan, now=datetime.now(UTC))
+            approvals.decide(digest(plan), "approved", by="what-if", now=datetime.now(UTC))
+        return self._deployment.sign(plan)
 
     def _feed(self, data: bytes, study: str) -> None:
         if self._search is not None:

@@ -70,7 +70,7 @@ def prepare_sites(settings: SimulationSettings, folder: RunFolder) -> tuple[str,
 
 def key_entropy(settings: SimulationSettings, name: str) -> Entropy:
     """Return where the keys of a simulated party come from: the system, or the seed where a run must repeat."""
-    if settings.privacy.noise == "system":
+    if settings.privacy.noise == "system" or settings.engine == "processes":
         return os.urandom
     return SimulatedEntropy(settings.seed)(name, b"keys")
 
@@ -150,4 +150,6 @@ def _policy(settings: SimulationSettings) -> SitePolicy:
         allow_simulated_noise=settings.privacy.noise == "simulated-seed",
         allow_insecure_aggregation=settings.secagg.kind == "insecure",
         allow_shared_noise=settings.privacy.trust_model == "distributed",
+        min_cohort=settings.secagg.min_sites,
+        approval="each-study" if settings.engine == "processes" else "policy",
     )

@@ -28,9 +28,10 @@ from fedmed.files import write_atomic
 from fedmed.records import Plan
 from fedmed_sim.folder import RunFolder
 from fedmed_sim.harness import read_evaluations
+from fedmed_sim.plans import without_consolidation
 from fedmed_sim.plots import plot_accuracy, plot_budget, plot_forgetting
 from fedmed_sim.preparation import deidentification_reports
-from fedmed_sim.settings import SimulationSettings, without_consolidation
+from fedmed_sim.settings import SimulationSettings
 from fedmed_sim.summary import Evaluations, Summary, accuracy_by_site, shown
 from fedmed_site.home import SiteHome
 

@@ -125,13 +125,22 @@ def shown(figure: float | None) -> str:
     return "missing" if figure is None else f"{figure:.3f}"
 
 
-def warnings_of(plans: Sequence[Plan], results: Sequence[StudyResult], *, secure: bool) -> tuple[str, ...]:
-    """Return what a reader must know before believing the numbers."""
+def warnings_of(
+    plans: Sequence[Plan], results: Sequence[StudyResult], *, secure: bool, keys_from_seed: bool
+) -> tuple[str, ...]:
+    """Return what a reader must know before believing the numbers.
+
+    Args:
+        plans: Of all studies.
+        results: Theirs.
+        secure: Whether aggregation was.
+        keys_from_seed: Whether keys and masks repeat.
+    """
     plan = plans[-1]
     found = []
     if not secure:
         found.append("aggregation was insecure: the coordinator saw every site's update and its number of records")
-    elif plan.privacy.noise == "simulated-seed":
+    elif keys_from_seed:
         found.append("keys and masks came from a seed (privacy.noise=simulated-seed): they repeat and hide nothing")
     if not plan.privacy.private:
         found.append("training had no differential privacy: the model may remember single patients")

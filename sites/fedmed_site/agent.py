@@ -34,9 +34,12 @@ from fedmed.files import append_durable, locked
 from fedmed.privacy.ledger import Ledger
 from fedmed.records import Plan, canonical_json, decode
 from fedmed.secagg.shamir import Entropy
+from fedmed.signed_plans import signatures_from_text, verify
+from fedmed_site.approvals import Approvals
 from fedmed_site.datasets import DataSets
 from fedmed_site.evaluations import EvaluationLog
 from fedmed_site.home import SiteHome
+from fedmed_site.hours import Hours
 from fedmed_site.membership import Membership
 from fedmed_site.participant import Participant, system_entropy
 from fedmed_site.replies import ReplyStore, Stored, charge_id
@@ -75,6 +78,9 @@ class SiteAgent:
         self.evaluations = EvaluationLog(home.evaluations)
         self.datasets = DataSets(home, self.audit)
         self.membership = Membership(home)
+        self.approvals = Approvals(home, self.audit)
+        self._hours = Hours(home)
+        self._now = now
         self._home = home
         self._policy = record.policy
         self._replies = ReplyStore(home.replies)
@@ -89,8 +95,28 @@ class SiteAgent:
         """
         return cls(SiteHome.open(root), entropy_of=entropy_of)
 
+    def admit(self, plan_json: bytes, signatures: str) -> None:
+        """Raise unless those whom this site trusts signed the plan: its consortium, and its coordinator once it has a kit.
+
+        Args:
+            plan_json: The canonical JSON of the plan.
+            signatures: As `fedmed.signed_plans` writes them.
+
+        Raises:
+            RefusedError: A signature is missing or of another key; the reason may leave the site.
+            IntegrityError: It is no plan, or the site's own pinned keys don't verify.
+        """
+        verify(
+            decode(plan_json, Plan),
+            signatures_from_text(signatures),
+            consortium=self.membership.consortium_key(),
+            coordinator=self.membership.coordinator_key(now=self._now()),
+        )
+
     def respond(self, plan_json: bytes, task: Task) -> Answer | Failure:
         """Answer one task, or say why not in words that may leave the site.
+
+        Whoever takes plans from elsewhere lets `admit` look at them first.
 
         Args:
             plan_json: The canonical JSON of the plan, as it travels in the run's configuration.
@@ -188,7 +214,9 @@ class SiteAgent:
         stored = self._replies.find(task)
         if stored is None or spent(stored):
             edition = 0 if stored is None else stored.edition + 1
-            stored = Stored(answer=self._trainer().work(plan, task, edition=edition), edition=edition)
+            self._hours.require(self._policy, task.plan_digest, now=self._now())
+            with self._hours.measured(task.plan_digest, now=self._now):
+                stored = Stored(answer=self._trainer().work(plan, task, edition=edition), edition=edition)
             self._replies.keep(task, stored.answer, edition=edition)
         self.ledger(plan.data.schema).release(charge_id(task, stored.edition), stored.answer.digest())
         return stored
@@ -197,7 +225,8 @@ class SiteAgent:
         stored = self._replies.find(task)
         if stored is not None:
             return stored.answer
-        answer = self._trainer().evaluate(plan, task)
+        with self._hours.measured(task.plan_digest, now=self._now):
+            answer = self._trainer().evaluate(plan, task)
         self._replies.keep(task, answer)
         return answer
 
@@ -215,6 +244,7 @@ class SiteAgent:
         )
 
     def _accept(self, plan_json: bytes, task: Task) -> Plan:
+        self._policy = self._home.record().policy  # the administrator may have changed it
         if hashlib.sha256(plan_json).hexdigest() != task.plan_digest:
             raise RefusedError("the task names another plan than the one that came with the run")
         plan = decode(plan_json, Plan)
@@ -235,6 +265,10 @@ class SiteAgent:
         for data in (plan.data, *plan.continual.earlier):
             self._policy.check_view(data)
             self.datasets.check(data)
+        if phased:
+            self._policy.check_cohort(self.membership.roster(now=self._now()).policy.n_min)
+        self.approvals.note(plan, now=self._now())
+        self.approvals.require(task.plan_digest, now=self._now())
         return plan
 
     def _unverified(self, task: Task) -> str:

@@ -16,27 +16,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedmed.deid.presets import PRESETS
 from fedmed.deid.pseudonyms import KEY_BYTES
 from fedmed.errors import UsageError
+from fedmed_site import admin_cli, deidentification_cli, holdings_cli, leaving_cli, policy_cli
 from fedmed_site.budget_cli import add_budget
-from fedmed_site.console import Commands, Parser, ProgressBar, add, add_home, home_path, opened, say
+from fedmed_site.console import Commands, Parser, add, add_home, home_path, opened, say
 from fedmed_site.home import SiteHome, SiteRecord
 from fedmed_site.policy import SitePolicy
 
 DEFAULT_CAP_EPSILON, DEFAULT_DELTA = 1.0, 1e-5
-_RESUME = "the same command goes on where this one stopped"
-_DEIDENTIFY = f"""\
-SOURCE is a file or a folder, at any depth, of DICOM, CSV, Parquet, TXT, or JSONL notes with a `text` field. Everything
-else is quarantined with a reason. Symbolic links are not followed. The source is only read.
-
-The order is usually:
-  fedmed site deidentify EXPORT --out OUT --policy hipaa-safe-harbor --dry-run
-  fedmed site deidentify EXPORT --out OUT --policy hipaa-safe-harbor
-
-If there are tables, the first run writes OUT/columns.yaml and stops: read it, correct it, and give it as --columns.
-Policies: {", ".join(PRESETS)}, or a YAML file with the same keys (conf/deid has them).
-"""
 
 
 def site(arguments: Sequence[str]) -> int:
@@ -79,52 +67,29 @@ def _site_parser() -> Parser:
     init.add_argument("--name", required=True, help="the site's name, as rosters and reports will show it")
     init.add_argument("--cap", type=float, default=DEFAULT_CAP_EPSILON, help="lifetime epsilon of each data set")
     init.add_argument("--delta", type=float, default=DEFAULT_DELTA, help="the delta that ledgers count at")
-    _add_deidentify(commands)
-    unseal = add(commands, "unseal", "open the sealed items of a folder into another folder", _unseal)
-    unseal.add_argument("folder", type=Path, metavar="OUT", help="what deidentify wrote")
-    unseal.add_argument("--to", type=Path, required=True, metavar="DIR", help="a new folder for the readable items")
-    unseal.add_argument("--key", type=Path, metavar="PRIVATE.pem", help="a recipient's RSA key; else the site's own")
-    unseal.add_argument("--passphrase-file", type=Path, metavar="F", help="of an encrypted private key")
-    add_home(unseal)
+    _add_consortium(commands)
+    admin_cli.add_commands(commands)
+    policy_cli.add_commands(commands)
+    holdings_cli.add_commands(commands)
+    leaving_cli.add_commands(commands)
+    deidentification_cli.add_commands(commands)
     budget = commands.add_parser("budget", help="the privacy budget: show, cap, verify, export", allow_abbrev=False)
     add_budget(budget.add_subparsers(title="commands", metavar="COMMAND", required=True))
-    quarantine = commands.add_parser("quarantine", help="what could not be cleaned", allow_abbrev=False)
-    _add_quarantine(quarantine.add_subparsers(title="commands", metavar="COMMAND", required=True))
     return parser
+
+
+def _add_consortium(commands: Commands) -> None:
+    """Add what connects the site with others: joining, and running."""
+    from fedmed_site import appliance, doctor_cli, join_cli  # noqa: PLC0415  the parser alone needs no X.509
+
+    join_cli.add_commands(commands)
+    doctor_cli.add_commands(commands)
+    appliance.add_commands(commands)
 
 
 def parser_of(command: str) -> Parser:
     """Return the parser of `site`, `audit` or `deid`, for whoever checks what is written about them."""
     return {"site": _site_parser, "audit": _audit_parser, "deid": _deid_parser}[command]()
-
-
-def _add_deidentify(commands: Commands) -> None:
-    parser = add(commands, "deidentify", "de-identify files under a policy", _deidentify, after=_DEIDENTIFY)
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="a file or a folder; only read")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder, or that of a stopped run")
-    parser.add_argument("--policy", required=True, metavar="NAME|FILE", help="a shipped policy or a YAML file")
-    parser.add_argument("--columns", type=Path, metavar="FILE", help="the confirmed columns of the tables")
-    parser.add_argument("--export", action="store_true", help="write readable files; sealed ones are the default")
-    parser.add_argument("--names", choices=("keyed", "same"), default="keyed", help="names of the outputs")
-    parser.add_argument("--recipient", type=Path, metavar="PUBLIC.pem", help="also wrap the key for this RSA-4096 key")
-    parser.add_argument("--dry-run", action="store_true", help="write a preview with made-up people, counts, reasons")
-    parser.add_argument("--workers", type=int, default=_cores(), metavar="N", help="processes (default: cores)")
-    add_home(parser)
-
-
-def _add_quarantine(commands: Commands) -> None:
-    show = add(commands, "list", "items by keyed name, with reasons", _quarantine_list)
-    show.add_argument("--folder", metavar="ID", help="of one de-identified folder (its batch)")
-    release = add(commands, "release", "write items as they came into a folder", _quarantine_release)
-    release.add_argument(
-        "--to", type=Path, required=True, metavar="DIR", help="gets the files, with all that identifies"
-    )
-    delete = add(commands, "delete", "delete the sealed copies of items", _quarantine_delete)
-    for parser in (release, delete):
-        parser.add_argument("items", nargs="+", metavar="ITEM", help="keyed names, or unique beginnings of them")
-        parser.add_argument("--reason", required=True, metavar="TEXT", help="stays in the audit log; no patient's name")
-    for parser in (show, release, delete):
-        add_home(parser)
 
 
 def _audit_parser() -> Parser:
@@ -173,88 +138,6 @@ def _init(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _deidentify(parsed: argparse.Namespace) -> int:
-    from fedmed_site import deidentification as engine  # noqa: PLC0415  other commands start without the engines
-    from fedmed_site.deidentification_policy import load_choices  # noqa: PLC0415  likewise
-    from fedmed_site.preview import write_preview  # noqa: PLC0415  likewise
-    from fedmed_site.report import report_of, write_report  # noqa: PLC0415  likewise
-
-    home = opened(parsed)
-    if parsed.export and parsed.recipient is not None:
-        raise UsageError("--recipient is for sealed items; leave out --export, or leave out --recipient")
-    choices = load_choices(parsed.policy)
-    request = engine.Request(
-        source=parsed.source,
-        out=parsed.out,
-        choices=choices,
-        form="readable" if parsed.export else "sealed",
-        names=parsed.names,
-        columns=parsed.columns,
-        recipient=parsed.recipient,
-        workers=parsed.workers,
-        dry_run=parsed.dry_run,
-    )
-    with ProgressBar() as bar:
-        try:
-            result = engine.deidentify(home, request, started=bar.start, on_item=lambda _: bar.advance())
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(_RESUME) from None
-    report = report_of(result, choices, site=home.record().name)
-    if parsed.dry_run:
-        write_preview(report, choices, parsed.out)
-        say(f"dry run: {report.cleaned} files would be cleaned, {report.quarantined} quarantined; nothing was kept")
-        say(f"preview: {parsed.out / 'preview.html'}")
-        return 0
-    write_report(report, parsed.out)
-    earlier = f" ({result.skipped} of all files were done by an earlier run)" if result.skipped else ""
-    say(f"{report.cleaned} files cleaned into {parsed.out / 'items'}{earlier}")
-    if report.quarantined:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in result.quarantined.items())
-        say(f"{report.quarantined} quarantined in {home.root / 'quarantine'}: {reasons}")
-    if parsed.names == "same":
-        say("outputs bear the source's own names: look whether those identify anybody")
-    say(f"report: {parsed.out / 'report.html'}")
-    return 0
-
-
-def _unseal(parsed: argparse.Namespace) -> int:
-    from fedmed_site.unsealing import unseal_folder  # noqa: PLC0415  other commands start without the engines
-
-    home = None if parsed.key is not None else opened(parsed)
-    count = unseal_folder(
-        parsed.folder, parsed.to, home=home, key_file=parsed.key, passphrase_file=parsed.passphrase_file
-    )
-    say(f"{count} items opened into {parsed.to}: readable by anybody who gets that folder")
-    return 0
-
-
-def _quarantine_list(parsed: argparse.Namespace) -> int:
-    from fedmed_site.deidentification_formats import REASONS  # noqa: PLC0415  other commands start without the engines
-    from fedmed_site.quarantine import listing  # noqa: PLC0415  likewise
-
-    items = listing(opened(parsed), parsed.folder)
-    for one in items:
-        say(f"{one.item}  {one.state:<22}  {one.size:>12,}  {one.reason}: {REASONS.get(one.reason, '')}")
-    say(f"{len(items)} items in quarantine" if items else "nothing is in quarantine")
-    return 0
-
-
-def _quarantine_release(parsed: argparse.Namespace) -> int:
-    from fedmed_site.quarantine import release  # noqa: PLC0415  other commands start without the engines
-
-    paths = release(opened(parsed), parsed.items, parsed.to, reason=parsed.reason)
-    say(f"{len(paths)} items released into {parsed.to}, as they came: they identify patients; the audit log says so")
-    return 0
-
-
-def _quarantine_delete(parsed: argparse.Namespace) -> int:
-    from fedmed_site.quarantine import delete  # noqa: PLC0415  other commands start without the engines
-
-    count = delete(opened(parsed), parsed.items, reason=parsed.reason)
-    say(f"{count} sealed copies deleted; the source was not touched; the audit log says so")
-    return 0
-
-
 def _verify(parsed: argparse.Namespace) -> int:
     from fedmed_site.audit_check import verify_site  # noqa: PLC0415  other commands start without the engines
 
@@ -285,7 +168,3 @@ def _train(parsed: argparse.Namespace) -> int:
     for line in train(parsed.notes, parsed.out, steps=parsed.steps, seed=parsed.seed):
         say(line)
     return 0
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))

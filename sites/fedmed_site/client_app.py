@@ -4,7 +4,8 @@ Why it exists: the only room at a site where Flower's message types are known.
 
 Rules:
     * One typed action per message type; the agent decides everything else.
-    * The plan comes with the run's configuration as canonical JSON and its SHA-256.
+    * The plan comes with the run's configuration as canonical JSON, its SHA-256 and its signatures, and is looked
+      at only if this site's consortium signed it.
     * Nothing raised here reaches the coordinator but a sanitised failure.
 
 What it does not do: hold state, touch data, choose what to train.
@@ -20,14 +21,13 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedmed.errors import UsageError
+from fedmed.bundle import PLAN_DIGEST_KEY, PLAN_KEY, PLAN_SIGNATURES_KEY
+from fedmed.errors import RefusedError, UsageError
 from fedmed.exchange import ACTIONS, Action, Answer, Failure, Task, Work
 from fedmed.secagg.shamir import Entropy
 from fedmed_site.agent import SiteAgent
 from fedmed_site.participant import system_entropy
 
-PLAN_KEY = "plan"
-PLAN_DIGEST_KEY = "plan-digest"
 HOME_VARIABLE = "FEDMED_SITE_HOME"
 
 
@@ -74,10 +74,15 @@ def _reply(
     try:
         plan_json = str(context.run_config[PLAN_KEY]).encode()
         announced = context.run_config[PLAN_DIGEST_KEY]
+        signatures = str(context.run_config[PLAN_SIGNATURES_KEY])
         task = _task_from(action, message.content)
         agent = agent_of(context)
         if hashlib.sha256(plan_json).hexdigest() != announced:
             return Failure(site=agent.name, code="ProtocolError", reason="the run's plan and its digest differ")
+        try:
+            agent.admit(plan_json, signatures)
+        except RefusedError as error:
+            return Failure(site=agent.name, code="RefusedError", reason=str(error))
         return agent.respond(plan_json, task)
     except Exception as error:  # noqa: BLE001  the text of an unforeseen error may name local paths
         return Failure(site="", code=type(error).__name__, reason="the site could not read the task; see its own log")

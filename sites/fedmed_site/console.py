@@ -7,6 +7,8 @@ What it does not do: know a command.
 
 import argparse
 import os
+import pwd
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, TypeAlias
@@ -68,12 +70,46 @@ def opened(parsed: argparse.Namespace) -> SiteHome:
     """Return the site that a command is about.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is none, or it belongs to another user: what root writes there, the agent can't read.
     """
     path = home_path(parsed)
-    if not (path / "site.json").is_file():
+    try:
+        owner = path.stat().st_uid
+        found = (path / "site.json").is_file()
+    except PermissionError:
+        raise UsageError(f"{path}: this user may not look into it; run the command as the folder's owner") from None
+    except OSError:
+        found, owner = False, os.geteuid()
+    if not found:
         raise UsageError(f"expected a site in {path}, found no site.json; fedmed site init --home {path} --name NAME")
+    if owner != os.geteuid():
+        name = user_name(owner)
+        raise UsageError(
+            f"{path} belongs to {name}, and this is {user_name(os.geteuid())}; run it with: sudo -u {name}"
+        )
     return SiteHome.open(path)
+
+
+def user_name(uid: int) -> str:
+    """Return a user's name, or the number of one without."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def agreed(question: str, *, yes: bool) -> None:
+    """Return if the person at the terminal agrees, or has said so already with --yes.
+
+    Raises:
+        UsageError: He doesn't, or nobody sits at a terminal.
+    """
+    if yes:
+        return
+    if not (sys.stdin is not None and sys.stdin.isatty()):
+        raise UsageError(f"{question} expected a terminal to ask at, found none; give --yes if that is meant")
+    if input(f"{question} Type yes: ").strip().lower() != "yes":
+        raise UsageError("nothing was changed: that was no yes")
 
 
 class ProgressBar:

@@ -153,7 +153,10 @@ def deidentify(
 
 
 class _Run:
-    """The results of one run on their way to the audit log, several at a time."""
+    """The results of one run on their way to the audit log, several at a time.
+
+    Memory does not grow with the files: once in the log a record is dropped here. A dry run has no log and keeps them.
+    """
 
     def __init__(self, home: SiteHome, log: ChainLog, *, dry_run: bool, on_item: Callable[[Done], None]) -> None:
         self._home, self._log, self._dry_run, self._on_item = home, log, dry_run, on_item
@@ -165,10 +168,11 @@ class _Run:
         """Record every result; what has come before an interruption is recorded too."""
         try:
             for done in results:
-                self.records[done.record.item] = done.record
+                if self._dry_run:
+                    self.records[done.record.item] = done.record
                 self.skipped += not done.fresh
                 self.fresh += done.fresh
-                if done.fresh:
+                if done.fresh and not self._dry_run:
                     self._waiting.append(done)
                 if len(self._waiting) >= RECORDS_AT_ONCE:
                     self._write()
@@ -177,7 +181,7 @@ class _Run:
             self._write()
 
     def _write(self) -> None:
-        if self._waiting and not self._dry_run:
+        if self._waiting:
             self._log.append_all([(ITEM_KIND, done.record.audit_body()) for done in self._waiting])
             details = "".join(
                 f"--- deidentify batch {done.record.batch} item {done.record.item}: {done.detail}\n"

@@ -5,7 +5,8 @@ worker process can pick a site up and a restart forgets nothing.
 
 Layout (version 1):
     site.json                  name and policy
-    keys/                      secrets that never leave the machine: pseudonym.key, signing.key, seal.key
+    keys/                      secrets that never leave the machine: pseudonym.key, signing.key, seal.key, and
+                               data/: wrapped data keys
     consortium/                the pinned key of the consortium and its signed roster
     secagg/                    sealed state of secure aggregation, and what the current round starts from
     data/NAME/                 schema and de-identified records
@@ -15,6 +16,11 @@ Layout (version 1):
     replies/PLAN/              answers that may already have left
     normalisation/             statistics a study was trained with
     evaluations/PLAN.jsonl     how models did on held-out records; stays here
+    personal/PLAN/             this site's own model, under the rule that keeps one
+    studies/PLAN/              each plan that came, what the administrator decided, and the hours it took
+    tls/                       the certificate of the consortium, and its sealed key
+    left/                      sealed archives of consortia that the site has left
+    run/                       the socket of the administrator's commands, while the agent runs
     site.log                   details that must not leave
 
 What it does not do: interpret any of it.
@@ -84,6 +90,7 @@ class SiteHome:
             home.normalisation,
             home.consortium,
             home.secagg,
+            home.studies,
         ):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_atomic(home.pseudonym_key_path, pseudonym_key)
@@ -183,6 +190,21 @@ class SiteHome:
     def normalisation(self) -> Path:
         """Folder of the statistics that studies were trained with."""
         return self.root / "normalisation"
+
+    @property
+    def personal(self) -> Path:
+        """Folder of this site's own models by plan."""
+        return self.root / "personal"
+
+    @property
+    def studies(self) -> Path:
+        """Folder of the plans that came, and of what was decided about them."""
+        return self.root / "studies"
+
+    @property
+    def run(self) -> Path:
+        """Folder of what exists only while the agent runs."""
+        return self.root / "run"
 
     @property
     def lock_path(self) -> Path:

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from fedmed.errors import IntegrityError, RefusedError, UsageError
 from fedmed.files import write_atomic
+from fedmed.kits import open_coordinator
 from fedmed.secagg.roster import Roster, verify_signature
 from fedmed.secagg.roster_file import open_roster, roster_from_bytes
 from fedmed_site.home import SiteHome
@@ -29,6 +30,23 @@ class Membership:
     """The consortium side of one site's folder."""
 
     home: SiteHome
+
+    def pin(self, consortium_key: bytes) -> None:
+        """Pin the consortium's key, once and for all.
+
+        Args:
+            consortium_key: 32 raw bytes of an Ed25519 public key, compared out of band.
+
+        Raises:
+            UsageError: Another consortium's key is pinned already.
+        """
+        path = self._key_path
+        if path.is_file():
+            if path.read_bytes() != consortium_key:
+                raise UsageError("this site is pinned to another consortium key; leave that consortium first")
+            return
+        Ed25519PublicKey.from_public_bytes(consortium_key)
+        write_atomic(path, consortium_key)
 
     def join(self, consortium_key: bytes, roster: bytes, *, now: datetime) -> Roster:
         """Pin the consortium's key and take in its roster.
@@ -43,12 +61,12 @@ class Membership:
             IntegrityError: The roster is not the consortium's, or not in force.
         """
         path = self._key_path
-        if path.is_file() and path.read_bytes() != consortium_key:
-            raise UsageError("this site is pinned to another consortium key; leave that consortium first")
+        if path.is_file():
+            self.pin(consortium_key)
         verified = open_roster(
             roster, consortium_key=Ed25519PublicKey.from_public_bytes(consortium_key), least_serial=1, now=now
         )
-        write_atomic(path, consortium_key)
+        self.pin(consortium_key)
         self.renew(roster, now=now)
         return verified
 
@@ -60,7 +78,7 @@ class Membership:
         """
         held = self._roster_path
         least = roster_from_bytes(held.read_bytes()).roster.serial if held.is_file() else 1
-        verified = open_roster(roster, consortium_key=self._consortium_key(), least_serial=least, now=now)
+        verified = open_roster(roster, consortium_key=self.consortium_key(), least_serial=least, now=now)
         write_atomic(self._roster_path, roster)
         return verified
 
@@ -74,7 +92,7 @@ class Membership:
         if not self._roster_path.is_file():
             raise RefusedError("this site has joined no consortium yet, so it can't take part in secure aggregation")
         signed = roster_from_bytes(self._roster_path.read_bytes())
-        verify_signature(signed, self._consortium_key())
+        verify_signature(signed, self.consortium_key())
         try:
             signed.roster.require_current(now)
         except IntegrityError as error:  # the coordinator may know it: the cure is a new roster, or the right clock
@@ -89,11 +107,28 @@ class Membership:
         """Return the raw public half of the signing key, 32 bytes, for the roster."""
         return self.signing_key().public_key().public_bytes_raw()
 
-    def _consortium_key(self) -> Ed25519PublicKey:
+    def consortium_key(self) -> Ed25519PublicKey:
+        """Return the pinned key of the consortium.
+
+        Raises:
+            IntegrityError: There is none, or it is damaged.
+        """
         try:
             return Ed25519PublicKey.from_public_bytes(self._key_path.read_bytes())
         except (OSError, ValueError):
             raise IntegrityError("expected the consortium key that this site pinned, found none; join again") from None
+
+    def coordinator_key(self, *, now: datetime) -> Ed25519PublicKey | None:
+        """Return the key that this site's coordinator launches plans with, from its kit; None where there is no kit.
+
+        Raises:
+            IntegrityError: The kit's statement does not verify under the pinned key.
+        """
+        path = self.home.root / "tls" / "current" / "coordinator.json"
+        if not path.is_file():
+            return None
+        statement = open_coordinator(path.read_bytes(), self.consortium_key(), now=now)
+        return Ed25519PublicKey.from_public_bytes(statement.plan_key)
 
     @property
     def _key_path(self) -> Path:

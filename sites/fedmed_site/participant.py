@@ -14,10 +14,9 @@ What it does not do: train, charge, or talk.
 """
 
 import contextlib
-import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -26,9 +25,9 @@ from typing import Final
 import numpy as np
 
 from fedmed.errors import IntegrityError, ProtocolError, RefusedError
-from fedmed.exchange import Answer, Phase, Round, Task, Work, run_of
+from fedmed.exchange import SEGMENTS, Answer, Phase, Round, Task, Work, run_of
 from fedmed.files import write_atomic
-from fedmed.privacy.skellam import NoiseUnits, draw_share, noise_units
+from fedmed.privacy.skellam import draw_share
 from fedmed.records import require
 from fedmed.secagg import client, masking, parcels, store, transcript, wire
 from fedmed.secagg.masking import Contribution
@@ -49,6 +48,7 @@ from fedmed.tensors import pack, unpack
 from fedmed_site.home import SiteHome
 from fedmed_site.membership import Membership
 from fedmed_site.replies import Stored
+from fedmed_site.shared_noise import Terms, require_noise
 
 CARRIES: Final[dict[Phase, tuple[type[CoordinatorMessage], ...]]] = {
     "query.offer": (Offer,),
@@ -59,13 +59,6 @@ CARRIES: Final[dict[Phase, tuple[type[CoordinatorMessage], ...]]] = {
     "query.end": (Abort, Finish),
 }
 """Which message of the protocol each action carries."""
-
-SEGMENTS: Final[dict[Work, str]] = {
-    "query.statistics": "delta",
-    "train.fit": "delta",
-    "train.fisher": "fisher",
-}
-"""The segment of the upload that each kind of work goes into; weights go into `aux`."""
 
 Worker = Callable[[Task, Callable[[Stored], bool]], Stored]
 """Does one kind of work, given how to tell whether stored work was spent in a certified sum."""
@@ -121,7 +114,9 @@ class Participant:
         roster = self._membership.roster(now=self._now())
         entropy = self._entropy_of(self._name, task.message)
         state = self._restore()
-        _require_same_roster(state, message, roster)
+        if _replaced(state, message, roster):
+            self._save(state.erased(), entropy)
+            raise RefusedError("the roster was replaced in the middle of this attempt; retry with the next attempt")
         model, started = self._model(task, message, state, roster.policy)
         follower, reply = client.step(
             state,
@@ -134,10 +129,7 @@ class Participant:
             contribution=lambda: self._contribution(task, state, roster, work, log_clipped),
         )
         self._keep(started, follower)
-        store.save(
-            self._state_path, follower, site=self._name, site_key=self._seal_key_path.read_bytes(), entropy=entropy
-        )
-        self._forget_rounds(follower)
+        self._save(follower, entropy)
         if reply is None:
             return Answer(site=self._name)
         data, vectors = parcels.split(reply)
@@ -199,6 +191,11 @@ class Participant:
             )
         return store.restore(self._state_path, site=self._name, site_key=self._seal_key_path.read_bytes())
 
+    def _save(self, state: ClientState, entropy: Entropy) -> None:
+        """Seal the state, durably, and remove what no attempt needs any more."""
+        store.save(self._state_path, state, site=self._name, site_key=self._seal_key_path.read_bytes(), entropy=entropy)
+        self._forget_rounds(state)
+
     def _contribution(
         self,
         task: Task,
@@ -215,19 +212,16 @@ class Participant:
             raise ProtocolError("expected the work that was offered, got another")
         if state.dealt is None:
             raise ProtocolError("expected the sharing before the masking; start again with an offer")
-        terms = _Terms(
-            roster=roster,
-            offer=state.advertised.offer,
-            plan_digest=started.plan_digest,
-            secret=state.dealt.rounding,
-        )
+        terms = Terms(policy=roster.policy, offer=state.advertised.offer)
         ours = state.uploaded.update_ids if state.uploaded else ()  # the same request again gets the same bytes
         spent = frozenset(state.spent) - frozenset(ours)
         parts = []
         for kind in started.works:
-            segment = next(item for item in roster.policy.segments if item.name == SEGMENTS[kind])
-            worked = work(started.task(kind), partial(_is_spent, segment=segment, terms=terms, spent=spent))
-            parts.append(_part(worked, segment, terms, log_clipped))
+            segment = terms.segment(kind)
+            edition = partial(_edition, plan_digest=started.plan_digest, number=started.number)
+            worked = work(started.task(kind), partial(_is_spent, segment=segment, edition=edition, spent=spent))
+            part = _part(worked, segment, terms, state.dealt.rounding, log_clipped)
+            parts.append(replace(part, editions={segment.name: edition(worked)}))
         weight = max(part.weight for part in parts)
         merged = {name: value for part in parts for name, value in part.values.items()}
         return Contribution(
@@ -261,37 +255,20 @@ class Participant:
         return self._rounds / f"{model.hex()}.tensors"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Terms:
-    """What a share of noise depends on beside the work."""
-
-    roster: Roster
-    offer: Offer
-    plan_digest: str
-    secret: bytes = field(repr=False)
-
-    @property
-    def honest(self) -> int:
-        """How many honest sites add a share to whatever sum is certified, at least."""
-        policy = self.roster.policy
-        return policy.gate(self.offer.threshold) - policy.max_corrupt
+def _replaced(state: ClientState, message: CoordinatorMessage, roster: Roster) -> bool:
+    """Say whether the roster was replaced in the middle of an attempt: its policy is not the one that was agreed."""
+    if state.advertised is None or isinstance(message, Offer | Abort | Finish):
+        return False
+    return state.advertised.offer.roster != roster.digest()
 
 
-def _require_same_roster(state: ClientState, message: CoordinatorMessage, roster: Roster) -> None:
-    """Raise where the roster was replaced in the middle of an attempt: its policy is not the one that was agreed."""
-    begun = state.advertised is not None and not isinstance(message, Offer | Abort | Finish)
-    if begun and state.advertised is not None and state.advertised.offer.roster != roster.digest():
-        raise RefusedError("the roster was replaced in the middle of this attempt; retry with the next attempt")
-
-
-def _is_spent(stored: Stored, *, segment: Segment, terms: _Terms, spent: frozenset[bytes]) -> bool:
+def _is_spent(stored: Stored, *, segment: Segment, edition: Callable[[Stored], bytes], spent: frozenset[bytes]) -> bool:
     mean = stored.answer.arrays["mean"]
-    editions = {segment.name: _edition(stored, terms)}
-    made = Contribution(weight=1.0, values={segment.name: mean}, editions=editions)
+    made = Contribution(weight=1.0, values={segment.name: mean}, editions={segment.name: edition(stored)})
     return bool(spent & set(masking.update_ids(made, (segment,))))
 
 
-def _edition(stored: Stored, terms: _Terms) -> bytes:
+def _edition(stored: Stored, *, plan_digest: str, number: int) -> bytes:
     """Return what tells apart releases of one vector.
 
     Where the sites share the noise, each plan, round and time that its work is done anew is charged and noised on
@@ -299,47 +276,25 @@ def _edition(stored: Stored, terms: _Terms) -> bytes:
     """
     if "noise_multiplier" not in stored.answer.facts:
         return b""
-    number, edition = transcript.number(terms.offer.turn.round), transcript.number(stored.edition)
-    return transcript.digest("edition", terms.plan_digest.encode(), number, edition)
+    round_number, edition = transcript.number(number), transcript.number(stored.edition)
+    return transcript.digest("edition", plan_digest.encode(), round_number, edition)
 
 
-def _part(stored: Stored, segment: Segment, terms: _Terms, log_clipped: Callable[[str, int], None]) -> Contribution:
+def _part(
+    stored: Stored, segment: Segment, terms: Terms, secret: bytes, log_clipped: Callable[[str, int], None]
+) -> Contribution:
     """Return one kind of work as a contribution to its segment, with its share of noise where sites share it."""
     mean, facts = stored.answer.arrays["mean"], stored.answer.facts
     weight = float(facts["weight"])
-    policy = terms.roster.policy
-    beyond = int((np.abs(mean) * (weight / policy.max_weight) > segment.clip).sum())
+    beyond = int((np.abs(mean) * (weight / terms.policy.max_weight) > segment.clip).sum())
     if beyond:
         log_clipped(segment.name, beyond)
     noise = {}
     if "noise_multiplier" in facts:
-        units = noise_units(
-            clip_norm=float(facts["clip_norm"]),
-            noise_multiplier=float(facts["noise_multiplier"]),
-            unit=2.0**segment.fraction_bits / policy.max_weight,
-            size=len(mean),
-        )
-        _require_room(units, segment, terms)
-        if units.distance > float(facts["distance"]):
-            raise RefusedError(
-                f"expected noise within {float(facts['distance']):.1e} of a Gaussian, the roster's ring gives"
-                f" {units.distance:.1e}; sign a roster with a finer {segment.name} or plan for more distance"
-            )
-        key = transcript.expand(terms.secret, "noise", segment.name.encode())
+        units = require_noise(facts, segment, terms)
+        key = transcript.expand(secret, "noise", segment.name.encode())
         noise[segment.name] = draw_share(key, variance=units.share_variance(terms.honest), size=len(mean))
-    editions = {segment.name: _edition(stored, terms)}
-    return Contribution(weight=weight, values={segment.name: mean}, noise=noise, editions=editions)
-
-
-def _require_room(units: NoiseUnits, segment: Segment, terms: _Terms) -> None:
-    """Raise unless the sum's noise, twelve deviations of it from every site, stays inside half of the ring."""
-    sites = len(terms.offer.cohort)
-    deviation = units.deviation * math.sqrt(sites / terms.honest)
-    if 12 * deviation > 2.0 ** (segment.bits - 2):
-        raise RefusedError(
-            f"expected room for noise of {deviation:.2g} units in a ring of {segment.bits} bits, got too little;"
-            f" sign a roster with fewer fraction_bits or a larger max_weight for {segment.name}"
-        )
+    return Contribution(weight=weight, values={segment.name: mean}, noise=noise)
 
 
 def _size(offer: Offer, works: tuple[Work, ...], policy: Policy) -> int:

@@ -5,6 +5,7 @@ from the agent, so that phases of secure aggregation without training load none 
 
 Rules:
     * Order: refuse, charge (durable), read, compute. The agent stores and releases.
+    * What a record decides (too few of them, a value that can't be used) is refused after the charge: it is an answer.
     * Work is a mean over the site's training records and their number: `mean` and `weight`.
     * Evaluations of held-out patients stay at the site.
 
@@ -13,6 +14,8 @@ What it does not do: decide who may ask, store answers, or speak a protocol.
 
 import hashlib
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +24,7 @@ from torch import nn
 from fedmed import __version__
 from fedmed.data.source import Cohort, Split
 from fedmed.errors import ConfigError, DataError, ModelError, RefusedError
-from fedmed.exchange import Answer, Task
+from fedmed.exchange import Answer, Task, Work
 from fedmed.learning.ewc import Knowledge
 from fedmed.learning.local import (
     evaluate,
@@ -44,6 +47,7 @@ from fedmed_site.normaliser import Normaliser, Statistics
 from fedmed_site.personal import PersonalModels
 from fedmed_site.policy import SitePolicy
 from fedmed_site.replies import charge_id
+from fedmed_site.shared_noise import agreed_terms, require_noise
 
 Counts = NDArray[np.floating]
 
@@ -131,18 +135,20 @@ class Trainer:
     def _statistics(self, plan: Plan, task: Task, edition: int) -> Answer:
         if plan.data.normalisation != "federated":
             raise RefusedError(f"the plan normalises by {plan.data.normalisation} ranges; no statistics are needed")
+        self._check_noise(plan, task)
         self._charge(plan, charge_id(task, edition), _one_release(plan), purpose="statistics")
         cohort = self._cohort(plan.data, "train")
         noise = self._noise(plan, task.action, task.round, edition)
         total = statistics_sum(cohort, privacy=plan.privacy, noise=noise)
         scaled = total * statistics_scale(cohort.features.shape[1])
-        return self._mean(scaled, len(cohort.labels), _shared_release(plan, clip_norm=1.0))
+        return self._mean(scaled, len(cohort.labels), _shared_noise(plan, "query.statistics"))
 
     def _fit(self, plan: Plan, task: Task, edition: int) -> Answer:
         module = self._module(plan)
         model = _model(plan, task, module, number=task.round)
         memory = _memory(plan, task, module)
         self._check_statistics(plan, task)
+        self._check_noise(plan, task)
         statistics = self._statistics_for(plan, plan.data, task)
         self._charge(plan, charge_id(task, edition), _training(plan), purpose="training")
         train = _normalised(self._cohort(plan.data, "train"), statistics)
@@ -163,7 +169,7 @@ class Trainer:
         )
         if plan.model.personal:
             self._personal.keep(task, Layout.of(module).read(module))
-        facts = {"weight": float(len(train.labels)), **_shared_training(plan)}
+        facts = {"weight": float(len(train.labels)), **_shared_noise(plan, "train.fit")}
         return Answer(site=self._name, arrays={"mean": trained.delta}, facts=facts)
 
     def _fisher(self, plan: Plan, task: Task, edition: int) -> Answer:
@@ -171,6 +177,7 @@ class Trainer:
             raise RefusedError("the plan does not ask for the Fisher information")
         module = self._module(plan)
         model = _model(plan, task, module)
+        self._check_noise(plan, task)
         statistics = self._statistics_for(plan, plan.data, task)
         self._charge(plan, charge_id(task, edition), _one_release(plan), purpose="Fisher information")
         train = _normalised(self._cohort(plan.data, "train"), statistics)
@@ -178,7 +185,7 @@ class Trainer:
         total = fisher_sum(
             module, model, train, continual=plan.continual, privacy=plan.privacy, noise=noise, spec=plan.model
         )
-        return self._mean(total, len(train.labels), _shared_release(plan, clip_norm=plan.continual.fisher_clip_norm))
+        return self._mean(total, len(train.labels), _shared_noise(plan, "train.fisher"))
 
     def _mean(self, total: Counts, records: int, shared: Mapping[str, float]) -> Answer:
         return Answer(site=self._name, arrays={"mean": total / records}, facts={"weight": float(records), **shared})
@@ -195,6 +202,20 @@ class Trainer:
         for name in ("mean", "scale"):
             if name in task.arrays and task.arrays[name].shape != (features,):
                 raise RefusedError(f"expected {name} of {features} features, got shape {task.arrays[name].shape}")
+
+    def _check_noise(self, plan: Plan, task: Task) -> None:
+        """Raise where sites share the noise and the agreed roster's rings can't hold it, before it is paid for.
+
+        What is released beside this work in the same round is checked as well: it would refuse the round later.
+        """
+        if plan.privacy.trust_model != "distributed":
+            return
+        terms = agreed_terms(self._home, name=self._name, now=datetime.now(UTC))
+        together: tuple[Work, ...] = ("train.fit", "train.fisher")
+        for work in together if task.action in together else (cast("Work", task.action),):
+            segment = terms.segment(work)
+            if terms.length(segment):
+                require_noise(_shared_noise(plan, work), segment, terms)
 
     def _cohort(self, data: DataSpec, split: Split) -> Cohort:
         cohort = self._datasets.load(data, split)
@@ -262,20 +283,17 @@ def _one_release(plan: Plan) -> Event | None:
     )
 
 
-def _shared_training(plan: Plan) -> dict[str, float]:
-    """Return what a share of noise for an update must be scaled to, where the sites share it; else nothing."""
-    return _shared(plan, clip_norm=plan.training.learning_rate * plan.privacy.clip_norm, release=False)
-
-
-def _shared_release(plan: Plan, *, clip_norm: float) -> dict[str, float]:
-    return _shared(plan, clip_norm=clip_norm, release=True)
-
-
-def _shared(plan: Plan, *, clip_norm: float, release: bool) -> dict[str, float]:
+def _shared_noise(plan: Plan, work: Work) -> dict[str, float]:
+    """Return what a share of noise for a sum must be scaled to, where the sites share it; else nothing."""
     if plan.privacy.trust_model != "distributed":
         return {}
-    multiplier = plan.privacy.release_noise_multiplier if release else plan.privacy.noise_multiplier
-    return {"clip_norm": clip_norm, "noise_multiplier": multiplier, "distance": plan.privacy.distance}
+    clip_norms: dict[Work, float] = {
+        "query.statistics": 1.0,
+        "train.fit": plan.training.learning_rate * plan.privacy.clip_norm,
+        "train.fisher": plan.continual.fisher_clip_norm,
+    }
+    multiplier = plan.privacy.noise_multiplier if work == "train.fit" else plan.privacy.release_noise_multiplier
+    return {"clip_norm": clip_norms[work], "noise_multiplier": multiplier, "distance": plan.privacy.distance}
 
 
 def _normalised(cohort: Cohort, statistics: Statistics | None) -> Cohort:

@@ -1,5 +1,8 @@
 """Behaviour of the `fedmed` command itself: finding subcommands, exit codes, one line for an error."""
 
+import os
+import subprocess
+import sys
 from importlib.metadata import entry_points
 
 import pytest
@@ -22,6 +25,62 @@ def test_help_lists_the_commands(words: list[str], capsys: pytest.CaptureFixture
     """Without a command, the usage is shown and nothing runs."""
     assert main(words) == 0
     assert f"commands: {COMMANDS}\n" in capsys.readouterr().out
+
+
+CONSOLE = """
+import sys
+from fedmed import cli
+def command(words):
+    for _ in range(int(words[0])):
+        print("a line of some length")
+    if words[1:]:
+        raise eval(words[1])
+    return 0
+command.load = lambda: command
+command.name = "command"
+cli.entry_points = lambda group: [command]
+cli.console()
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["command", "1"], 0, ""),
+        (["command", "100000"], 1, ""),
+        (["--help"], 0, ""),
+        (["command", "1", "SystemExit(3)"], 3, ""),
+        (["command", "1", "BrokenPipeError(32, 'a worker')"], 1, ""),
+        (["command", "1", "cli.UsageError('no such key')"], 2, "fedmed: no such key\n"),
+        (["command", "1", "KeyboardInterrupt('resume it')"], 130, "fedmed: stopped; resume it\n"),
+    ],
+)
+def test_a_reader_that_has_gone_ends_the_command_without_a_word(words: list[str], code: int, said: str) -> None:
+    """`fedmed ... | head` shows no traceback and no complaint of the interpreter; what went wrong besides is said."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(  # noqa: S603  our own interpreter
+        [sys.executable, "-c", CONSOLE, *words],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        env=buffered,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+def test_a_broken_pipe_that_is_not_the_reader_s_is_an_error() -> None:
+    """A worker that has gone is not taken for a reader who has seen enough."""
+    words = ["command", "1", "BrokenPipeError(32, 'Broken pipe')"]
+    done = subprocess.run(  # noqa: S603  our own interpreter
+        [sys.executable, "-c", CONSOLE, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stdout == "a line of some length\n"
+    assert done.stderr.startswith("fedmed: Broken pipe; check")
 
 
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:

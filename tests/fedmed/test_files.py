@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fedmed.files import append_durable, locked, write_atomic
+from fedmed.files import append_durable, locked, replacing, write_atomic
 
 KILLED_BEFORE_RENAME = """
 import os, signal, sys
@@ -18,6 +18,14 @@ from pathlib import Path
 from fedmed.files import write_atomic
 os.replace = os.rename = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 write_atomic(Path(sys.argv[1]), b"new" * 100_000)
+"""
+KILLED_HALF_WAY = """
+import os, signal, sys
+from pathlib import Path
+from fedmed.files import replacing
+with replacing(Path(sys.argv[1])) as file:
+    file.write(b"new")
+    os.kill(os.getpid(), signal.SIGKILL)
 """
 HOLDER = """
 import sys
@@ -69,8 +77,9 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_stray_one(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_bytes_are_on_disk_before_the_name_points_to_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """File, then rename, then folder: a power cut between any two leaves the old or the new file."""
+@pytest.fixture
+def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that gets what reaches the disk, in its order."""
     calls: list[str] = []
     fsync, replace = os.fsync, os.replace
 
@@ -84,8 +93,67 @@ def test_the_bytes_are_on_disk_before_the_name_points_to_them(tmp_path: Path, mo
 
     monkeypatch.setattr(os, "fsync", note_sync)
     monkeypatch.setattr(os, "replace", note_rename)
+    return calls
+
+
+def test_the_bytes_are_on_disk_before_the_name_points_to_them(tmp_path: Path, order: list[str]):
+    """File, then rename, then folder: a power cut between any two leaves the old or the new file."""
     write_atomic(tmp_path / "file", b"new")
-    assert calls == ["file", "rename", "folder"]
+    assert order == ["file", "rename", "folder"]
+
+
+def test_a_file_is_replaced_once_its_block_has_ended_well(tmp_path: Path):
+    """Until then readers see the old bytes; what was written can be read back inside the block."""
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with replacing(path) as file:
+        file.write(b"new and ")
+        file.write(b"long")
+        file.seek(0)
+        assert file.read() == b"new and long"
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new and long"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("failure", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_block_that_fails_leaves_the_old_file_and_no_stray_one(tmp_path: Path, failure: BaseException):
+    """Whatever goes wrong half-way, nobody sees a part."""
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def fail() -> None:
+        with replacing(path) as file:
+            file.write(b"ne")
+            raise failure
+
+    with pytest.raises(type(failure)):
+        fail()
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_replaced_file_is_on_disk_before_its_name_points_to_it(tmp_path: Path, order: list[str]):
+    """File, then rename, then folder, as for a file that is written at once."""
+    with replacing(tmp_path / "file") as file:
+        file.write(b"new")
+    assert order == ["file", "rename", "folder"]
+
+
+def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path: Path):
+    """The next run of the same file clears up; files of other names, however alike, stay."""
+    path = tmp_path / "scan[1]"
+    killed = subprocess.run([sys.executable, "-c", KILLED_HALF_WAY, path], check=False)  # noqa: S603  our own
+    assert killed.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    others = [tmp_path / name for name in (".scan[1].parquet.abcdefgh", ".scan1.abcdefgh", "scan[1].abcdefgh")]
+    for other in others:
+        other.touch()
+    with replacing(path) as file:
+        file.write(b"new")
+    assert not left.exists()
+    assert sorted(tmp_path.iterdir()) == sorted([path, *others])
 
 
 def test_files_are_for_their_owner_only_unless_said_otherwise(tmp_path: Path):

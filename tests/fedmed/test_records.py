@@ -150,7 +150,15 @@ def test_infinity_is_not_a_setting(valid: Any, field: str):
         ("training.rounds", True, ("training.rounds", "expected", "int", "True")),
         ("training.sample_rate", None, ("training.sample_rate", "expected", "float", "None")),
         ("training.sample_rate", 1.5, ("training", "sample_rate must be in (0, 1]", "1.5")),
-        ("model.family", "cnn", ("model.family", "linear, mlp, tabular-transformer", "'cnn'")),
+        (
+            "model.family",
+            "cnn",
+            (
+                "model.family",
+                "linear, mlp, tabular-transformer, survival, ngrams, text-encoder, causal-lm, image-encoder, fusion",
+                "'cnn'",
+            ),
+        ),
         ("data.cohort", "ward", ("data.cohort", "expected", "array", "'ward'")),
         ("continual.earlier", [{"schema": "s"}], ("continual.earlier[0]", "missing", "schema_digest")),
         ("privacy", 8, ("privacy", "expected", "object", "8")),

@@ -11,6 +11,7 @@ import pytest
 from federation import PRIVATE, SECURE, WARDS, Consortium, build_consortium, twin_of
 from safetensors.numpy import load_file
 
+from fedmed.config import compose
 from fedmed.errors import IntegrityError
 from fedmed.exchange import Answer, Task, answer_from_bytes
 from fedmed.learning.ewc import Knowledge
@@ -23,7 +24,7 @@ from fedmed.secagg.roster import sign_roster
 from fedmed.secagg.roster_file import roster_to_bytes
 from fedmed_server.checkpoint import load_progress
 from fedmed_server.result import load_knowledge
-from fedmed_sim.settings import SecaggSettings
+from fedmed_sim.settings import SimulationSettings
 from fedmed_site.agent import SiteAgent
 from fedmed_site.home import SiteHome
 from fedmed_site.personal import PersonalModels
@@ -32,18 +33,7 @@ from fedmed_site.replies import HEAD_BYTES
 MODEL = ModelSpec(family="tabular-transformer", adapter="lora", width=8, depth=1, heads=2, lora_rank=2)
 
 CLEAR = AggregationSpec(kind="insecure", min_sites=3)
-FINEST = SecaggSettings(
-    kind="secure",
-    min_sites=3,
-    sites_per_round=None,
-    attempts=1,
-    round_timeout_s=60,
-    phase_timeout_s=60,
-    max_corrupt=0,
-    max_weight=None,
-    bits=32,
-    clip=4.0,
-).policy(sites=4, max_weight=100.0)
+FINEST = compose(SimulationSettings, ("secagg=secure",)).secagg.policy(sites=4, max_weight=100.0)
 """The ring of a default simulation."""
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from federation import PRIVATE, SECURE, Consortium, build_consortium, sign_in, twin_of
 
-from fedmed.errors import SiteFailureError
+from fedmed.errors import IntegrityError, SiteFailureError
 from fedmed.exchange import Answer, Round, Task, Work, answer_from_bytes
 from fedmed.records import OptimiserSpec, TrustModel, digest
 from fedmed.secagg import masking, parcels
@@ -246,6 +246,17 @@ def test_work_in_a_certified_sum_is_never_offered_again(consortium: Consortium, 
     ledger = SiteAgent.open(consortium.homes[1]).ledger("tiny")
     charges = [str(entry.body.get("charge_id", "")) for entry in ledger._log.entries() if entry.kind == "charged"]
     assert sum(charge.endswith("train.fit/0/again-1") for charge in charges) == 1
+
+
+@pytest.mark.parametrize("damaged", [b"", b"{}", b'{"version":1', b'{"version":1,"surprise":0}', b"\xff"])
+def test_a_damaged_attempt_says_which_file_it_is_and_what_to_do(
+    consortium: Consortium, tmp_path: Path, damaged: bytes
+) -> None:
+    """Whoever runs the coordinator reads a path and a way on, and no name of a class."""
+    (tmp_path / "attempt.json").write_bytes(damaged)
+    with pytest.raises(IntegrityError, match=r"attempt\.json: .* damaged .* restore it from a backup") as error:
+        AttemptStore(tmp_path).load(consortium.roster)
+    assert "_Record" not in str(error.value)
 
 
 @pytest.mark.parametrize("moment", [0, 2])

@@ -389,8 +389,10 @@ def test_the_public_key_does_not_sign(office: Office):
         (("roster", "verify", "draft.yaml", "--key", "none.json"), "none.json: expected a public key file, found no"),
         (("roster", "verify", "draft.yaml", "--key", "keys/north.pub.json"), "got the site-signing key of north"),
         (("roster", "verify", "draft.yaml"), "the following arguments are required: --key"),
+        (("roster", "sign", "draft.yaml", "--out", "o"), "expected the consortium's private key; give --key, or"),
         (("roster", "sign", "none.yaml", "--key", "k", "--out", "o"), "none.yaml: expected a draft of a roster, found"),
-        (("roster", "revoke"), "invalid choice: 'revoke'"),
+        (("roster", "remove"), "invalid choice: 'remove'"),
+        (("roster", "revoke", "north", "--dir", "root"), "the following arguments are required: --reason"),
         (("init", "--out", "draft.yaml"), "draft.yaml: expected a folder, found a file"),
         (("init", "--out", "x", "--passphrase", "secret"), "unrecognized arguments"),
         (("fingerprint", "none.json"), "none.json: expected a public key file, found no such file"),
@@ -405,7 +407,7 @@ def test_a_mistake_on_the_command_line_is_one_line(office: Office, words: tuple[
 @pytest.mark.parametrize(
     ("words", "texts"),
     [
-        (("--help",), ("Its key signs the roster", "fedmed consortium init --out KEYS", "keep it offline")),
+        (("--help",), ("Its root key says who takes part", "fedmed consortium init --out DIR", "keep them offline")),
         (("init", "--help"), ("mode 600", VARIABLE)),
         (("roster", "sign", "--help"), ("DRAFT is YAML", "fewest sites that any sum may cover", "bits: 16")),
         (("roster", "show", "--help"), ("checks the signature",)),

@@ -14,9 +14,9 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedmed.errors import SiteFailureError
-from fedmed.records import AggregationSpec, Plan, canonical_json, digest
+from fedmed.records import AggregationSpec, Plan
 from fedmed_server.result import load_knowledge
-from fedmed_server.server_app import PLAN_DIGEST_KEY, PLAN_KEY, build_server_app
+from fedmed_server.server_app import build_server_app
 from fedmed_server.study import StudyFolders
 from fedmed_sim.engine import Engine, open_engine, partition_of
 from fedmed_sim.settings import EngineKind
@@ -40,7 +40,7 @@ def run(engine: Engine, consortium: Consortium, plan: Plan, state: Path, message
         ),
         build_client_app(lambda context: consortium.homes[partition_of(context)]),
         nodes=len(consortium.homes),
-        run_config={PLAN_KEY: canonical_json(plan).decode(), PLAN_DIGEST_KEY: digest(plan)},
+        run_config=consortium.run_config(plan),
         tap=messages.append,
     )
 

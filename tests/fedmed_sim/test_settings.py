@@ -16,20 +16,15 @@ from fedmed.privacy.engine import PrvAccountant
 from fedmed.privacy.plan import Event, merge
 from fedmed.records import ModelSpec, Normalisation, OptimiserSpec, PrivacySpec, canonical_json, decode, digest
 from fedmed_server.result import load_knowledge
+from fedmed_sim.plans import SharedNoise, events, plan_of, privacy_spec, sequence_digest, without_consolidation
 from fedmed_sim.settings import (
     PlanSettings,
     PrivacySettings,
     Scenario,
     SecaggSettings,
-    SharedNoise,
     SimulationSettings,
     StudySettings,
-    events,
-    plan_of,
-    privacy_spec,
-    sequence_digest,
     views,
-    without_consolidation,
 )
 from fedmed_site.agent import SiteAgent
 

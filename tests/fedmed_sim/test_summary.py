@@ -109,12 +109,12 @@ def test_an_accuracy_that_was_not_measured_is_null():
 
 def test_a_private_and_secure_run_needs_no_warning():
     """Warnings are for what weakens a promise."""
-    assert warnings_of([PLAN], [result()], secure=True) == ()
+    assert warnings_of([PLAN], [result()], secure=True, keys_from_seed=False) == ()
 
 
 def test_insecure_aggregation_is_said_first():
     """Who saw what comes before any number."""
-    (warning,) = warnings_of([PLAN], [result()], secure=False)
+    (warning,) = warnings_of([PLAN], [result()], secure=False, keys_from_seed=False)
     assert warning.startswith("aggregation was insecure: the coordinator saw every site's update")
 
 
@@ -131,14 +131,14 @@ def test_a_weakened_promise_is_said(privacy: PrivacySpec, expected: str):
     """No noise, or noise that anybody can repeat."""
     training = replace(PLAN.training, local_steps=1, sample_rate=1.0)
     plan = replace(PLAN, privacy=privacy, training=training, aggregation=AggregationSpec(kind="secure"))
-    assert any(expected in warning for warning in warnings_of([plan], [result(plan)], secure=True))
+    assert any(expected in warning for warning in warnings_of([plan], [result(plan)], secure=True, keys_from_seed=True))
 
 
 def test_sites_that_did_not_evaluate_are_named_by_study():
     """An accuracy over fewer hospitals than took part isn't the accuracy of the model."""
     second = replace(PLAN, study="endocrinology")
     results = [result(evaluated=("b",)), result(second)]
-    assert warnings_of([PLAN, second], results, secure=True) == (
+    assert warnings_of([PLAN, second], results, secure=True, keys_from_seed=False) == (
         "cardiology: a, c did not evaluate the released model",
     )
 
@@ -146,10 +146,10 @@ def test_sites_that_did_not_evaluate_are_named_by_study():
 def test_all_warnings_come_together():
     """One doesn't hide another."""
     plan = replace(PLAN, privacy=PrivacySpec(trust_model="none"))
-    assert len(warnings_of([plan], [result(plan, evaluated=())], secure=False)) == 3
+    assert len(warnings_of([plan], [result(plan, evaluated=())], secure=False, keys_from_seed=False)) == 3
 
 
 def test_every_plan_has_its_result():
     """A study without a result isn't passed over in silence."""
     with pytest.raises(ValueError, match="zip"):
-        warnings_of([PLAN, PLAN], [result()], secure=True)
+        warnings_of([PLAN, PLAN], [result()], secure=True, keys_from_seed=False)

@@ -1,15 +1,19 @@
 """Behaviour of the thin translation from Flower's messages to agent calls."""
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from federation import Consortium, build_consortium
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app.user_config import UserConfig
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedmed.errors import UsageError
-from fedmed.records import Plan, canonical_json, digest
+from fedmed.records import Plan, digest
+from fedmed.signed_plans import agree_to, launch, signatures_to_text
 from fedmed_site.client_app import HOME_VARIABLE, app, build_client_app, home_from_environment
 
 
@@ -25,9 +29,9 @@ def consortium(tmp_path: Path) -> Consortium:
     return build_consortium(tmp_path, sites=1)
 
 
-def context_of(plan: Plan, *, announced: str | None = None) -> Context:
-    """Return a context that carries `plan` in its run configuration."""
-    config = {"plan": canonical_json(plan).decode(), "plan-digest": announced or digest(plan)}
+def context_of(consortium: Consortium, plan: Plan, **changes: str) -> Context:
+    """Return a context that carries `plan` in its run configuration, with `changes` to that."""
+    config = cast("UserConfig", consortium.run_config(plan) | {key.replace("_", "-"): changes[key] for key in changes})
     return Context(run_id=1, node_id=2, node_config={}, state=RecordDict(), run_config=config)
 
 
@@ -43,7 +47,7 @@ def test_every_typed_action_reaches_the_agent(consortium: Consortium, action: st
     """Flower routes each of our actions by its message type."""
     client = build_client_app(lambda _context: consortium.homes[0])
     plan = consortium.plan()
-    reply = client(message_of(plan, action), context_of(plan))
+    reply = client(message_of(plan, action), context_of(consortium, plan))
     assert reply.content.config_records["answer"]["site"] == "h1"
 
 
@@ -52,15 +56,28 @@ def test_an_unknown_action_is_refused_by_its_type(consortium: Consortium) -> Non
     client = build_client_app(lambda _context: consortium.homes[0])
     plan = consortium.plan()
     with pytest.raises(ValueError, match="No train function"):
-        client(message_of(plan, "train.anything"), context_of(plan))
+        client(message_of(plan, "train.anything"), context_of(consortium, plan))
 
 
 def test_a_plan_that_differs_from_its_digest_is_refused(consortium: Consortium) -> None:
     """Whoever changes the run's configuration on the way must change both, and the task names the digest too."""
     client = build_client_app(lambda _context: consortium.homes[0])
     plan = consortium.plan()
-    reply = client(message_of(plan, "train.fit"), context_of(plan, announced="0" * 64))
+    reply = client(message_of(plan, "train.fit"), context_of(consortium, plan, plan_digest="0" * 64))
     assert "differ" in str(reply.content.config_records["failure"]["reason"])
+
+
+def test_a_plan_that_the_consortium_did_not_sign_is_refused(consortium: Consortium) -> None:
+    """A coordinator alone, or one that reuses another plan's signature, can't start a study."""
+    client = build_client_app(lambda _context: consortium.homes[0])
+    plan, stranger = consortium.plan(), Ed25519PrivateKey.generate()
+    forged = launch(agree_to(plan, stranger), stranger)
+    other = agree_to(consortium.plan(study="another"), consortium.consortium_key)
+    for text in (signatures_to_text(forged.signatures), signatures_to_text(other.signatures), "", "{}"):
+        context = context_of(consortium, plan, plan_signatures=text)
+        failure = client(message_of(plan, "train.fit"), context).content.config_records["failure"]
+        assert "signed by this site's consortium" in str(failure["reason"]) or "signatures" in str(failure["reason"])
+        assert not any((consortium.homes[0] / "studies").glob("*"))
 
 
 def test_a_malformed_message_gets_a_failure_without_local_paths(consortium: Consortium) -> None:
@@ -71,7 +88,7 @@ def test_a_malformed_message_gets_a_failure_without_local_paths(consortium: Cons
         message_of(plan, "train.fit"),
         Message(RecordDict(), dst_node_id=2, message_type="train.fit"),
     ):
-        failure = client(message, context_of(plan)).content.config_records["failure"]
+        failure = client(message, context_of(consortium, plan)).content.config_records["failure"]
         assert str(consortium.root) not in str(failure["reason"])
 
 

@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,15 +15,19 @@ import numpy as np
 import pytest
 from federation import PRIVATE, SECURE, Consortium, MemoryChannel, answer_in_child, build_consortium, sign_in, twin_of
 
-from fedmed.errors import IntegrityError, RefusedError, UsageError
-from fedmed.exchange import Answer, Failure, Round, Task, run_of
+from fedmed.errors import IntegrityError, RefusedError, SiteFailureError, UsageError
+from fedmed.exchange import Answer, Failure, Round, Task, Work, run_of
 from fedmed.records import Plan, canonical_json, digest
-from fedmed.secagg import parcels, wire
+from fedmed.secagg import parcels, store, wire
 from fedmed.secagg.messages import Finish, MaskRequest, Offer, Refusal, ShareRequest, Turn
 from fedmed.secagg.roster import sign_roster
 from fedmed.secagg.roster_file import roster_to_bytes
+from fedmed.secagg.state import ClientState
+from fedmed_server.attempt_store import AttemptStore
 from fedmed_server.checkpoint import load_progress
+from fedmed_server.secure import SecureAggregator
 from fedmed_site.agent import SiteAgent
+from fedmed_site.home import SiteHome
 
 SIZE = 4
 
@@ -88,6 +93,11 @@ def ask(consortium: Consortium, plan: Plan, task: Task, place: int = 0) -> Answe
     return SiteAgent.open(consortium.homes[place]).respond(canonical_json(plan), task)
 
 
+def stored_state(home: SiteHome) -> ClientState:
+    """Return what a site has on disk of secure aggregation."""
+    return store.restore(home.secagg_state_path, site=home.record().name, site_key=home.seal_key_path.read_bytes())
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -121,6 +131,38 @@ def test_an_offer_of_another_model_than_came_is_refused(consortium: Consortium) 
     asked = start_of(plan)
     task = task_of(asked, offer_of(consortium, asked), arrays={"model": np.ones(SIZE, np.float32)})
     assert "the digest of another; synchronise it" in reason_of(ask(consortium, plan, task))
+
+
+@pytest.mark.parametrize(
+    ("privacy", "works", "reason"),
+    [
+        ({"distance": 1e-30}, ("train.fit",), r"expected noise within 1\.0e-30 of a Gaussian"),
+        ({"noise_multiplier": 1e4}, ("train.fit",), "expected room for noise"),
+        ({"noise_multiplier": 2500.0}, ("train.fit",), "expected noise of a deviation from 45"),
+        ({"release_noise_multiplier": 1e6}, ("train.fisher",), "room for noise .* for fisher"),
+        ({"release_noise_multiplier": 1e6}, ("train.fit", "train.fisher"), "room for noise .* for fisher"),
+        ({"noise_multiplier": 1e4}, ("train.fisher", "train.fit"), "room for noise .* for delta"),
+        ({}, ("train.fit", "train.fisher"), None),
+    ],
+)
+def test_shared_noise_that_the_rings_cannot_hold_is_refused_before_anything_is_charged(
+    consortium: Consortium, tmp_path: Path, privacy: dict[str, float], works: tuple[Work, ...], reason: str | None
+) -> None:
+    """Plan, roster and offer show it, also of what the round releases besides; where all fits, each work is charged."""
+    plan = consortium.plan(
+        aggregation=replace(SECURE, attempts=1),
+        training=replace(consortium.plan().training, rounds=1, local_steps=1, sample_rate=1.0),
+        privacy=replace(PRIVATE, **{"trust_model": "distributed", "distance": 1e-9, **privacy}),  # type: ignore[arg-type]
+    )
+    attempts = AttemptStore(tmp_path / "secagg")
+    aggregator = SecureAggregator(plan.aggregation, roster=consortium.roster, store=attempts, rounds=1)
+    asked = replace(start_of(plan), works=works)
+    with nullcontext() if reason is None else pytest.raises(SiteFailureError, match=reason):
+        aggregator.collect(consortium.channel(plan), asked, dict(enumerate(consortium.roster.names)))
+    for home in consortium.homes:
+        entries = SiteAgent.open(home).ledger("tiny")._log.entries()
+        charges = [str(entry.body["charge_id"]) for entry in entries if entry.kind == "charged"]
+        assert [charge.partition("/")[2] for charge in charges] == [f"{work}/0" for work in works if reason is None]
 
 
 def test_a_forged_mask_request_spends_no_budget(consortium: Consortium) -> None:
@@ -219,6 +261,22 @@ def test_a_roster_replaced_in_the_middle_of_an_attempt_ends_it(consortium: Conso
     sign_in(consortium.homes, consortium.consortium_key, serial=2)
     later = MaskRequest(turn=offer.turn, headers=(), boxes=())
     assert "replaced in the middle" in reason_of(ask(consortium, plan, task_of(asked, later, action="train.mask")))
+
+
+def test_the_secrets_of_an_attempt_whose_roster_was_replaced_are_erased_at_once(consortium: Consortium) -> None:
+    """No next offer need come: of the attempt, the site's folder has the mark and nothing else."""
+    plan = secure_plan(consortium)
+    asked = start_of(plan)
+    offer = offer_of(consortium, asked)
+    assert isinstance(ask(consortium, plan, task_of(asked, offer)), Answer)
+    home = SiteHome(consortium.homes[0])
+    before = stored_state(home)
+    assert before.advertised is not None
+    sign_in(consortium.homes, consortium.consortium_key, serial=2)
+    assert stored_state(home) == before
+    ask(consortium, plan, task_of(asked, MaskRequest(turn=offer.turn, headers=(), boxes=()), action="train.mask"))
+    assert stored_state(home) == ClientState(marks=(offer.turn,))
+    assert not list((home.secagg / "rounds").iterdir())
 
 
 def test_another_consortiums_key_is_not_pinned_over_the_first(consortium: Consortium) -> None:

@@ -127,3 +127,73 @@ def test_shared_noise_needs_the_sites_consent():
     willing.check(shared)
     with pytest.raises(RefusedError, match=r"within 1\.0e-08 of a Gaussian"):
         willing.check(replace(shared, privacy=replace(shared.privacy, distance=2e-8)))
+
+
+def changed(**training: Any) -> Plan:
+    """Return a private plan with other training."""
+    base = plan(PRIVATE)
+    return replace(base, training=replace(base.training, **training))
+
+
+@pytest.mark.parametrize(
+    ("limit", "asked", "message"),
+    [
+        ({"max_rounds": 5}, changed(rounds=6), "allows 5 rounds a study; the plan asks for 6"),
+        ({"max_steps": 10}, changed(rounds=6, local_steps=2), "allows 10 local steps a study; the plan asks for 12"),
+        ({"max_epsilon": 7.5}, plan(PRIVATE), r"epsilon up to 7\.5 a study; the plan asks for 8"),
+        ({"model_families": ("mlp",)}, plan(PRIVATE), "model families mlp; the plan asks for linear"),
+        ({"model_families": ()}, plan(PRIVATE), "model families none; the plan asks for linear"),
+        ({"min_cohort": 4}, plan(PRIVATE), "sums over at least 4 sites; this one may cover 3"),
+        ({"segments": ("aux", "fisher")}, plan(PRIVATE), "lets aux, fisher leave in a sum; the plan asks for delta"),
+        ({"segments": ()}, plan(PRIVATE), "lets nothing leave in a sum; the plan asks for aux"),
+    ],
+)
+def test_what_exceeds_a_cap_is_refused_with_both_sides(limit: dict[str, Any], asked: Plan, message: str):
+    """The coordinator learns what it asked for and what this site allows; at the limit itself nothing is refused."""
+    CAPPED.check(asked)
+    with pytest.raises(RefusedError, match=message):
+        replace(CAPPED, **limit).check(asked)
+
+
+def test_limits_are_met_exactly():
+    """A plan that asks for all that is allowed is accepted."""
+    policy = replace(CAPPED, max_rounds=6, max_steps=12, max_epsilon=8.0, min_cohort=3, model_families=("linear",))
+    policy.check(changed(rounds=6, local_steps=2))
+
+
+def test_importances_of_parameters_need_their_segment():
+    """A site that lets no Fisher information leave refuses only studies that ask for it."""
+    policy = replace(CAPPED, segments=("aux", "delta"))
+    policy.check(plan(PRIVATE))
+    base = plan(PRIVATE)
+    with pytest.raises(RefusedError, match="the plan asks for fisher"):
+        policy.check(replace(base, continual=replace(base.continual, release_fisher=True)))
+
+
+def test_a_cap_on_epsilon_refuses_a_plan_without_any():
+    """No bound is more than every bound."""
+    with pytest.raises(RefusedError, match="epsilon up to 5 a study; the plan asks for no bound"):
+        replace(UNLIMITED, max_epsilon=5.0).check(plan(OPEN))
+
+
+def test_a_cohort_below_the_floor_is_refused():
+    """The roster's smallest cohort counts, whatever the plan says."""
+    CAPPED.check_cohort(3)
+    with pytest.raises(RefusedError, match="at least 3 sites; this one may cover 2"):
+        CAPPED.check_cohort(2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"max_epsilon": 0.0}, {"max_epsilon": math.inf}, {"max_hours_per_study": -1.0}, {"max_hours_per_day": math.nan},
+     {"max_rounds": 0}, {"max_steps": 0}, {"min_cohort": 0}, {"segments": ("aux", "aux")}],
+)  # fmt: skip
+def test_impossible_caps_are_refused(change: dict[str, Any]):
+    """A cap that allows nothing, or everything, is a mistake."""
+    with pytest.raises(ValueError, match=next(iter(change))):
+        replace(CAPPED, **change)
+
+
+def test_a_new_site_approves_each_study():
+    """Nobody has to switch approval on."""
+    assert CAPPED.approval == "each-study"

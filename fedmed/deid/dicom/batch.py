@@ -6,6 +6,7 @@ others nor get lost, and a night's work must survive a power cut.
 Rules:
     * Every file of the source ends as cleaned or as quarantined with a reason; none is dropped in silence.
     * The order is: output on disk, audit record, manifest line. What lacks its record is done again.
+    * Records go to log and manifest several at a time: a log of millions is not read again for each of them.
     * A file is skipped only if manifest and audit log vouch for this very input, output, options, table and tool.
     * Output names are keyed hashes of relative paths: paths hold names. `locate` finds a path again at the site.
     * Memory does not grow with the files' sizes: a window of files is in flight. It grows by some 300 bytes per file
@@ -15,14 +16,11 @@ What it does not do: delete outputs whose source has gone, or share work between
 """
 
 import hashlib
-import multiprocessing
 import os
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +33,7 @@ from fedmed.deid.dicom.options import DicomOptions
 from fedmed.deid.dicom.quarantine import QuarantineError, Reason
 from fedmed.deid.dicom.table import table_digest
 from fedmed.deid.pseudonyms import Pseudonyms
+from fedmed.deid.workers import Workers
 from fedmed.errors import UsageError
 from fedmed.files import append_durable, locked, write_atomic
 from fedmed.records import canonical_json
@@ -42,6 +41,7 @@ from fedmed.records import canonical_json
 AUDIT_KIND = "dicom-deidentified"
 MANIFEST_FILE, QUARANTINE_FILE, ITEMS_FOLDER, LOCK_FILE = "manifest.jsonl", "quarantine.csv", "items", ".lock"
 WINDOW_PER_WORKER = 4
+RECORDS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,31 +109,63 @@ def clean_folder(
     _check_folders(source, out, workers)
     keyed = site_keys(options, key)
     (out / ITEMS_FOLDER).mkdir(parents=True, exist_ok=True)
-    fates: Counter[str] = Counter()
-    skipped = cleaned = 0
     with locked(out / LOCK_FILE):
         for torn in (out / ITEMS_FOLDER).glob("*/.*"):
             torn.unlink(missing_ok=True)
         drop_torn_line(out / MANIFEST_FILE)
         done = _done(out / MANIFEST_FILE, log)
-        for item, result in _run(_jobs(source, out, keyed, done), options, key, workers):
-            if result is None:
-                skipped += 1
-            else:
-                log.append(AUDIT_KIND, {"item": item} | result.audit_body())
-                append_durable(out / MANIFEST_FILE, canonical_json(_line(item, result)) + b"\n")
-                cleaned += isinstance(result, DicomReport)
-                fates.update([result.reason] if isinstance(result, Quarantined) else [])
-            if on_item is not None:
-                on_item(ItemOutcome(item=item, result=result))
+        ledger = _Ledger(log, out / MANIFEST_FILE, on_item)
+        ledger.take(_run(_jobs(source, out, keyed, done), options, key, workers))
         write_atomic(out / QUARANTINE_FILE, quarantine_list(out / MANIFEST_FILE))
     return FolderReport(
-        cleaned=cleaned,
-        quarantined=dict(fates),
-        skipped=skipped,
+        cleaned=ledger.cleaned,
+        quarantined=dict(ledger.fates),
+        skipped=ledger.skipped,
         options_digest=options.digest,
         table_digest=table_digest(),
     )
+
+
+class _Ledger:
+    """Results on their way to audit log and manifest, several at a time, and how many met which fate."""
+
+    def __init__(self, log: ChainLog, manifest: Path, on_item: Callable[[ItemOutcome], None] | None) -> None:
+        self._log, self._manifest, self._on_item = log, manifest, on_item
+        self._waiting: list[tuple[str, DicomReport | Quarantined]] = []
+        self.fates: Counter[str] = Counter()
+        self.skipped = self.cleaned = 0
+
+    def take(self, results: Iterable[tuple[str, DicomReport | Quarantined | None]]) -> None:
+        """Record every result; what has come before an interruption is recorded too."""
+        try:
+            for item, result in results:
+                if result is None:
+                    self.skipped += 1
+                    self._tell(item, None)
+                    continue
+                self._waiting.append((item, result))
+                if len(self._waiting) >= RECORDS_AT_ONCE:
+                    self._write()
+        finally:
+            self._write()
+
+    def _write(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        self._log.append_all([(AUDIT_KIND, {"item": item} | result.audit_body()) for item, result in waiting])
+        lines = b"".join(canonical_json(_line(item, result)) + b"\n" for item, result in waiting)
+        append_durable(self._manifest, lines)
+        for item, result in waiting:
+            if isinstance(result, Quarantined):
+                self.fates[result.reason] += 1
+            else:
+                self.cleaned += 1
+            self._tell(item, result)
+
+    def _tell(self, item: str, result: DicomReport | Quarantined | None) -> None:
+        if self._on_item is not None:
+            self._on_item(ItemOutcome(item=item, result=result))
 
 
 def item_name(relative: str, pseudonyms: Pseudonyms) -> str:
@@ -190,60 +222,17 @@ def _jobs(source: Path, out: Path, keyed: Keyed, done: Mapping[bytes, tuple[str,
 def _run(
     jobs: Iterator[_Job], options: DicomOptions, key: bytes, workers: int
 ) -> Iterator[tuple[str, DicomReport | Quarantined | None]]:
-    """Yield each job's item and result as they come; jobs of a crashed pool are tried again one by one."""
-    pool = _pool(options, key, workers)
-    flying: dict[Future[DicomReport | Quarantined | None], _Job] = {}
-    try:
-        while True:
-            for job in jobs:
-                flying[_submit(pool, job)] = job
-                if len(flying) >= workers * WINDOW_PER_WORKER:
-                    break
-            if not flying:
-                return
-            finished, _ = wait(flying, return_when=FIRST_COMPLETED)
-            if any(isinstance(future.exception(), BrokenProcessPool) for future in finished):
-                pool.shutdown(wait=False, cancel_futures=True)
-                yield from _one_by_one(list(flying.values()), options, key)
-                flying.clear()
-                pool = _pool(options, key, workers)
-                continue
-            for future in finished:
-                yield flying.pop(future).item, future.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    """Yield each job's item and result as they come; one whose process ends abruptly twice is quarantined."""
 
+    def crashed(job: _Job) -> DicomReport | Quarantined | None:
+        job.out.unlink(missing_ok=True)
+        return _unread("crashed", site_keys(options, key))
 
-def _submit(pool: ProcessPoolExecutor, job: _Job) -> Future[DicomReport | Quarantined | None]:
-    try:
-        return pool.submit(_work, job)
-    except BrokenProcessPool as error:  # it broke since the last look; the caller notices by the future
-        future: Future[DicomReport | Quarantined | None] = Future()
-        future.set_exception(error)
-        return future
-
-
-def _one_by_one(
-    jobs: Iterable[_Job], options: DicomOptions, key: bytes
-) -> Iterator[tuple[str, DicomReport | Quarantined | None]]:
-    """Clean each file with no other in flight, and quarantine the one whose process crashes."""
-    pool = _pool(options, key, 1)
-    try:
-        for job in jobs:
-            try:
-                yield job.item, pool.submit(_work, job).result()
-            except BrokenProcessPool:
-                job.out.unlink(missing_ok=True)
-                pool.shutdown()
-                pool = _pool(options, key, 1)
-                yield job.item, _unread("crashed", site_keys(options, key))
-    finally:
-        pool.shutdown()
-
-
-def _pool(options: DicomOptions, key: bytes, workers: int) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(options, key))
+    crew = Workers(
+        start=partial(_start, options, key), work=_work, crashed=crashed, processes=workers, window=WINDOW_PER_WORKER
+    )
+    for job, result in crew.results(jobs):
+        yield job.item, result
 
 
 _SITE: list[Keyed] = []
@@ -252,15 +241,6 @@ _SITE: list[Keyed] = []
 
 def _start(options: DicomOptions, key: bytes) -> None:
     _SITE[:] = [site_keys(options, key)]
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End this worker when its parent is gone: a killed run must not go on writing."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _work(job: _Job) -> DicomReport | Quarantined | None:

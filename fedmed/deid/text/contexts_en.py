@@ -17,14 +17,19 @@ from fedmed.deid.text.spans import Role
 _LETTERS = "A-Za-zÀ-ÖØ-öø-ɏ̀-ͯ"
 _UPPER = "A-ZÀ-ÖØ-Þ"
 _WORD = rf"[{_UPPER}][{_LETTERS}]*(?:['\-][{_LETTERS}]+)*"
+NAME_WORD = _WORD
+PARTICLE_WORD = (
+    "(?i:van der |van den |van |von |ben |abu |de la |de los |del |della |de |der |den |di |da |dos |bin |ibn "
+    r"|[ae]l[ -]|st\.? |(?:ul|ad|ar|as|an|abd)-)"
+)
 TOKEN = re.compile(rf"(?:[{_UPPER}]\.){{1,3}}(?![{_LETTERS}]{{2}}\.)|{_WORD}")
 PARTICLE = re.compile(
-    rf"(?i:van der|van den|van|von|ben|abu|de la|de los|del|della|de|der|den|di|da|dos|la|le|bin|ibn|al"
-    rf"|el|ter|st\.) (?=[{_UPPER}])"
+    rf"(?:(?i:van der|van den|van|von|ben|abu|de la|de los|del|della|de|der|den|di|da|dos|la|le|bin|ibn|al"
+    rf"|el|ter|st\.?)[ \n]|(?i:al|el|ul|ad|ar|as|ash|at|an|abd|abu)-)(?=[{_UPPER}])"
 )
 PARTICLE_BEFORE = re.compile(
     r"(?<![A-Za-z])(?:[A-Z]\.? ?\n?){0,2}(?:(?i:van der|van den|van|von|ben|abu|de la|de los|del|della"
-    r"|de|der|den|di|da|dos|bin|ibn|al|el|st\.) )?$"
+    r"|de|der|den|di|da|dos|bin|ibn|al|el|st\.?) |(?i:al|el|ul|ad|ar|as|ash|at|an|abd|abu)-)?$"
 )
 CAPITAL = re.compile(rf"[{_UPPER}](?<![{_LETTERS}'].)[{_LETTERS}]{{2,}}(?:['\-][{_UPPER}][{_LETTERS}]+)*")
 LATIN_WORD = re.compile(rf"[{_LETTERS}]+(?:'[{_LETTERS}]+)*")
@@ -43,7 +48,7 @@ _TITLES = listed(
 )
 TITLE = re.compile(
     rf"(?P<title>{at_word_start(_TITLES)})"
-    r"(?P<dot>\.?) +(?:dr\.? +)?(?=[a-zà-ɏ])"
+    r"(?P<dot>\.?)(?: +|(?<=\.)\n)(?:dr\.? +)?(?=[a-zà-ɏ])"
 )
 DOCTOR_TITLES = frozenset(("dr", "drs", "doctor", "doctors", "prof", "professor", "nurse"))
 _PATIENT_LABELS = (
@@ -107,17 +112,18 @@ THINGS = (
 )
 COLON = re.compile(r"(?::|/s/|=)[ ,_]*\n?(?=[a-z])")
 ASIDE = re.compile(r"(?:\(s\)| ?\([^()\n]{0,20}\)) ?$")
-GIVEN_AFTER = re.compile(rf", ({_WORD}(?: [{_UPPER}]\.?(?![{_LETTERS}]))?)")
+GIVEN_AFTER = re.compile(rf",[ \n]({_WORD}(?: [{_UPPER}]\.?(?![{_LETTERS}]))?)")
 _BY_WORDS = listed(
     "dictated,signed,authenticated,reviewed,verified,prepared,interpreted,reported,performed,ordered,"
-    "seen,evaluated,examined,referred,authored,entered,witnessed,"
+    "seen,read,evaluated,examined,referred,authored,entered,witnessed,"
     "cosigned,assisted,submitted,signed out,brought in,escorted,supervised,administered,noted,recorded,done,obtained",
     by=",",
 )
 _MET_WORDS = listed(
     "saw,met,met with,reviewed with,follow up with,check with,family member,meeting with,spoke to,"
-    "spoke with,speaking with,spoken with,discussed with,contacted,accompanied by,referring,care of,on "
-    "behalf of,"
+    "spoke with,speaking with,spoken with,discussed with,telephoned to,called to,paged to,relayed to,told to,"
+    "communicated to,endorsed to,signed out to,handed over to,report to,check with,contacted,accompanied by,"
+    "referring,care of,on behalf of,"
     "sincerely,regards,yours,cordially,respectfully,patient,pt,per,attn",
     by=",",
 )
@@ -135,7 +141,7 @@ _RELATION_WORDS = listed(
 _NAMED = ("named", "goes by", "name is")
 RELATION = re.compile(
     rf"(?P<word>{at_word_start([*_RELATION_WORDS, *_NAMED])})"
-    r"(?:-in-law)?,? (?:is |named |called |,? ?whose name is |\()?(?=[a-z])"
+    r"(?:-in-law)?(?:,? |,\n)(?:is |named |called |,? ?whose name is |\()?(?=[a-z])"
 )
 CREDENTIAL = re.compile(
     r"[MDPRNFABCLO](?<=[ ,].)(?:(?<=M)\.?D\.?|(?<=M)(?:SN|BBS)|(?<=D)\.O\.|(?<=, D)O|(?<=D)(?:DS|MD|PM"
@@ -151,7 +157,13 @@ NAME_BEFORE = re.compile(
     rf"(?<![{_LETTERS}'.])(?P<name>(?:[{_UPPER}]\. ?){{0,2}}{_WORD}(?: (?:{_WORD}|[{_UPPER}]\.)){{0,"
     rf"3}})(?:,? Jr\.?|,? Sr\.?|,? I{{2,3}})?(?P<comma>,?) ?$"
 )
-SIGNED = re.compile(r"(?m:^)(?:-- ?|rn |np )")
+REACHED = re.compile(  # what follows somebody whom the hospital can call
+    r"(?:,? ?\(?\+?[0-9]|,? ?(?:phone|tel|cell|mobile|home)(?![a-z])| at (?:bedside|the bedside|[0-9])| can be reached"
+    r"|,? (?:number|who|whom|understands?|is (?:the|at|his|her|aware|present)"
+    r"|was (?:called|told|notified|present|informed))"
+    r"(?![a-z]))"
+)
+SPECIALTY = re.compile(r" \((?:[a-z]+ )?[a-z]*(?:ology|surgery|medicine|iatry|iatrics|ics|care|therapy)\)")
 WITH = re.compile(
     at_word_start(
         listed(

@@ -10,46 +10,20 @@ Rules:
 What it does not do: dates (see `dates`), labels (see `labels`), names, addresses of houses.
 """
 
-import datetime as dt
 import ipaddress
 import re
 from collections.abc import Callable, Iterator
 
+from fedmed.deid.resident_ids import is_resident_id
 from fedmed.deid.text.labels import MEASURED, count_digits, find_labelled
 from fedmed.deid.text.reading import CJK, Reading
 from fedmed.deid.text.spans import Kind, Span
-
-_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
-_CHECK = "10X98765432"
-
-
-def is_resident_id(number: str) -> bool:
-    """Say whether `number` is a Chinese resident ID: 18 characters under MOD 11-2, or the older 15 digits.
-
-    Both hold a date of birth, which must exist (GB 11643-1999).
-
-    >>> is_resident_id("11010519491231002X"), is_resident_id("110105194912310021"), is_resident_id("110105491231002")
-    (True, False, True)
-    """
-    if len(number) == 15 and number.isdecimal():
-        return _is_date(f"19{number[6:12]}")
-    if len(number) != 18 or not number[:17].isdecimal():
-        return False
-    check = _CHECK[sum(int(digit) * weight for digit, weight in zip(number[:17], _WEIGHTS, strict=True)) % 11]
-    return check == number[17].upper() and _is_date(number[6:14])
 
 
 def find_identifiers(reading: Reading) -> list[Span]:
     """Return the spans of e-mail and web addresses, labelled identifiers, and numbers with an identifier's form."""
     view, lower = reading.view, reading.lower
     return [*_network(view, lower), *find_labelled(view, lower), *_numbers(view)]
-
-
-def _is_date(digits: str) -> bool:
-    try:
-        return dt.date(int(digits[:4]), int(digits[4:6]), int(digits[6:])).year >= 1850
-    except ValueError:
-        return False
 
 
 # --- machines -------------------------------------------------------------------------------------------------

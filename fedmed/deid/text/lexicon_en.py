@@ -83,6 +83,17 @@ AMBIGUOUS = frozenset(
     )
 )
 
+# Frequent surnames that are also words of notes: believed at the end of a name, where its context is sure.
+SURNAME_WORDS = AMBIGUOUS | frozenset(
+    listed(
+        "barber bishop bone booth bowman branch bridges brooks burns butler carpenter chance church clay coffin cooper"
+        " cotton crow english farmer fischer flowers ford forest foster frost gates golden graves hardy heath hood"
+        " house judge key king knight law leach low marsh moss mills nurse pace peel penn pike pope post potts prince"
+        " read reed sharp shepherd shields singer slaughter snow sparks spear stark stokes street"
+        " swan sweet temple towns vance wall walls waters weaver weeks wells wise wright"
+    )
+)
+
 # Words that begin with a capital in notes and are no part of a name.
 NOT_NAMES = frozenset(
     listed(
@@ -97,9 +108,9 @@ NOT_NAMES = frozenset(
         " bring brother brought bsn but by bypass call called calm came can cancer cannot cardiac cardiologist"
         " cardiology cardiovascular care caregiver case cataract catheter caucasian cc ccc cell center central"
         " cervical changed chart check chest chief child childhood children chronic clear clinic clinical"
-        " clinically closed closure code colon colonoscopy come comments comorbidities complained complains"
-        " complaint complaints complete complications conclusion condition congestive consent consult consultant"
-        " consultation consulted consulting consults contact contacted continue continued control copd copy"
+        " clinically closed closure code colleague colleagues colon colonoscopy come comments comorbidities complained"
+        " complains complaint complaints complete complications conclusion condition congestive consent consult"
+        " consultant consultation consulted consulting consults contact contacted continue continued control copd copy"
         " coronary cough could coumadin county course court critical crna ct culture current currently daily date"
         " dates daughter dds death dec december decided declined deep denied denies department dependent"
         " depression dermatology described describes description despite details developed diabetes diabetic"

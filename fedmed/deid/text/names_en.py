@@ -13,12 +13,14 @@ What it does not do: lone surnames without any context (a tagger may), or names 
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import pairwise
 
 from fedmed.deid.text import contexts_en as context
 from fedmed.deid.text.lexicon_en import AMBIGUOUS, CLINICAL_NOUNS, EPONYMS, FIRST_NAMES, NOT_NAMES
+from fedmed.deid.text.name_shape_en import CREDENTIAL, SUFFIX, is_eponym, is_person, take
 from fedmed.deid.text.reading import Reading
-from fedmed.deid.text.spans import ROLES, Role, Span
+from fedmed.deid.text.spans import ROLES, Role, Span, merge
+from fedmed.deid.text.subjects_en import find_subjects
 
 
 def find_names(reading: Reading) -> list[Span]:
@@ -32,64 +34,10 @@ def find_names(reading: Reading) -> list[Span]:
         *_with_endings(view, plain=plain),
         *_first_names(view, lower, plain=plain),
     ]
-    if not plain:
-        found += _in_sentences(view, lower)
-    return [*found, *_everywhere(view, lower, found, plain=plain)]
-
-
-# --- one name -------------------------------------------------------------------------------------------------
-
-
-def _take(view: str, at: int, *, title: bool = False, most: int = 4) -> tuple[int, list[str]]:
-    """Return where the name that starts at `at` ends and its parts in small letters; no parts: no name.
-
-    Args:
-        view: The note.
-        at: Where the first part would start.
-        title: Words that may be names (Young, White) are believed in the first place.
-        most: How many words of more than one letter a name has at most.
-    """
-    end, parts = at, list[str]()
-    while len(parts) < 5 and sum(len(part) > 1 for part in parts) < most:
-        if parts and _OTHER_CREDENTIAL.match(view, at):
-            break
-        particle = context.PARTICLE.match(view, at)
-        token = context.TOKEN.match(view, particle.end() if particle else at)
-        if token is None:
-            break
-        word = token[0].lower().removesuffix("'s")
-        if word in {"i", "a"}:
-            break
-        believed = title and word in AMBIGUOUS and not _DAY.match(view, token.end())
-        if (word in NOT_NAMES and not believed and len(word) > 1) or word in CLINICAL_NOUNS:
-            break
-        parts.append(word.rstrip("."))
-        end = token.start() + len(word)
-        at = token.end()
-        if view[at : at + 1] == " " or (view[at : at + 2] == ", " and len(parts) == 1 and _is_first(view, at + 2)):
-            at += 1 if view[at] == " " else 2
-        else:
-            break
-    while parts and len(parts[-1]) == 1 and len(parts) == 1:
-        parts.pop()
-    if not parts or _is_eponym(view, end, parts):
-        return end, []
-    suffix = _SUFFIX.match(view, end)
-    return (suffix.end() if suffix else end), parts
-
-
-def _is_first(view: str, at: int) -> bool:
-    """Say whether a first name stands after "LAST, "; credentials and new sentences don't count."""
-    token = context.TOKEN.match(view, at)
-    return (
-        token is not None and token[0].lower() in FIRST_NAMES | {"j", "m"} and token[0].lower() not in {"may", "will"}
-    )
-
-
-def _is_eponym(view: str, end: int, parts: list[str]) -> bool:
-    follows = context.NEXT_WORD.match(view, end)
-    named = " ".join(parts) in context.PHRASES or context.ZH_NOUN.match(view, end) is not None
-    return named or (follows is not None and follows[1].lower() in CLINICAL_NOUNS)
+    found += _in_sentences(view, lower, plain=plain)
+    found += find_subjects(view, lower, plain=plain)
+    found += _everywhere(view, lower, found, plain=plain)
+    return [*found, *_joined(view, found)]
 
 
 def _span(start: int, end: int, role: Role) -> Span:
@@ -116,8 +64,12 @@ def _after_titles(view: str, lower: str, *, plain: bool) -> Iterator[Span]:
             if following is None or following[0].isupper() or plain:
                 continue  # MR ANGIOGRAM, MS EXACERBATION
         at = match.end()
-        end, parts = _take(view, at, title=True, most=most)
-        small = context.SMALL.match(view, at) if match["dot"] or match["title"] in {"mr", "mrs", "dr"} else None
+        end, parts = take(view, at, sure=True, plain=plain, most=most)
+        small = (
+            context.SMALL.match(view, at)
+            if view[at - 1] == " " and (match["dot"] or match["title"] in {"mr", "mrs", "dr"})
+            else None
+        )
         if parts:
             yield _span(at, end, role)
             yield from _more(view, end, role)
@@ -133,7 +85,7 @@ def _after_labels(view: str, lower: str, *, plain: bool) -> Iterator[Span]:
         role, at = context.ROLE_OF[label], match.end()
         title = context.TITLE.match(lower, at)
         at = title.end() if title else at
-        end, parts = _take(view, at, title=True, most=3 if plain else 4)
+        end, parts = take(view, at, sure=True, plain=plain, most=3 if plain else 4)
         if not parts:
             continue
         comma = context.GIVEN_AFTER.match(view, end)
@@ -159,21 +111,19 @@ def _label_before(lower: str, at: int) -> str | None:
     return None if named or lower[start - 1 : start].isalnum() or lower[start - 1 : start] == "-" else label
 
 
-_DAY = re.compile(r" [0-9]")
-_SUFFIX = re.compile(r",? (?:Jr\.?|Sr\.?|I{2,3}|IV|JR\.?|SR\.?)(?![A-Za-z])")
+_LETTERS = re.compile("[A-Za-z]+")
 _AND = re.compile(r"(?:,? and |, | & |; ?|/)(?:dr\.? |mr\.? |ms\.? |mrs\.? )?", re.IGNORECASE)
-_OTHER_CREDENTIAL = re.compile(r",? ?(?:M\.?D\.?|D\.?O\.?|R\.?N\.?|N\.?P\.?|PA-?C?|Ph\.?D\.?)(?![A-Za-z])")
 
 
-def _more(view: str, at: int, role: Role) -> Iterator[Span]:
+def _more(view: str, at: int, role: Role, *, plain: bool = False) -> Iterator[Span]:
     """Yield the further names of a list."""
     for _ in range(8):
-        if credential := _OTHER_CREDENTIAL.match(view, at):
+        if credential := CREDENTIAL.match(view, at):
             at = credential.end()
         mark = _AND.match(view, at)
         if mark is None:
             return
-        end, parts = _take(view, mark.end())
+        end, parts = take(view, mark.end(), sure=not plain, plain=plain)
         known = len(parts) >= 2 or (
             parts and ("and" in mark[0] or "&" in mark[0]) and (parts[0] in FIRST_NAMES or role == "doctor")
         )
@@ -186,42 +136,38 @@ def _more(view: str, at: int, role: Role) -> Iterator[Span]:
 def _after_words(view: str, lower: str, *, plain: bool) -> Iterator[Span]:
     most = 2 if plain else 4
     for match in context.BY.finditer(lower):
-        end, parts = _take(view, match.end(), title=True, most=most)
+        end, parts = take(view, match.end(), sure=True, plain=plain, most=most)
         by = match["word"].endswith(" by") and not match["word"].startswith("accompanied")
         role: Role = "doctor" if by else "patient" if match[0].startswith(("patient", "pt")) else "other"
-        if _is_person(parts, plain=False) and parts[0] not in AMBIGUOUS - FIRST_NAMES:
+        if is_person(parts, plain=False) and (
+            (len(parts) > 1 and not plain) or parts[0] not in AMBIGUOUS - FIRST_NAMES
+        ):
             yield _span(match.end(), end, role)
+            if len(parts) > 1:
+                yield from _more(view, end, role, plain=plain)
     for match in context.RELATION.finditer(lower):
-        end, parts = _take(view, match.end(), title=len(match[0]) > 4, most=most)
+        end, parts = take(view, match.end(), sure=len(match[0]) > 4, plain=plain, most=most)
         single = len(parts) == 1 and not plain and not view[match.end() : end].isupper()
-        if _is_person(parts, plain=plain) or (single and parts[0] not in EPONYMS):
+        reached = len(parts) >= 2 and context.REACHED.match(lower, end) is not None
+        if is_person(parts, plain=plain) or reached or (single and parts[0] not in EPONYMS):
             yield _span(match.end(), end, "other" if match["word"].startswith(("name", "goes")) else "relative")
 
 
-def _is_person(parts: list[str], *, plain: bool) -> bool:
-    """Say whether the parts of a name are enough where only a weak word stands before it."""
-    if not parts or all(part in EPONYMS for part in parts):
-        return False
-    if parts[0] in FIRST_NAMES - AMBIGUOUS or (len(parts[0]) == 1 and len(parts) > 1):
-        return True
-    return len(parts) >= 2 and not plain
-
-
-def _in_sentences(view: str, lower: str) -> Iterator[Span]:
+def _in_sentences(view: str, lower: str, *, plain: bool) -> Iterator[Span]:
     """Yield two or more capitalised words after "with", "by" and the like, and surnames after an initial."""
-    for match in chain(context.WITH.finditer(lower), context.SIGNED.finditer(lower)):
-        end, parts = _take(view, match.end())
-        text = view[match.end() : end]
-        shouted = any(word.isupper() and len(word) > 1 for word in re.findall(r"[A-Za-z]+", text))
-        if (
-            len(parts) >= 2
-            and not shouted
-            and not any(part in EPONYMS for part in parts)
-            and not context.GOES_ON.match(view, end)
-        ):
+    for match in context.WITH.finditer(lower):
+        end, parts = take(view, match.end(), sure=not plain, plain=plain, most=2 if plain else 4)
+        if plain:
+            if len(parts) >= 2 and context.SPECIALTY.match(lower, end):
+                yield _span(match.end(), end, "doctor")
+            continue
+        shouted = any(word.isupper() and len(word) > 1 for word in _LETTERS.findall(view[match.end() : end]))
+        known = len(parts[0]) == 1 or parts[0] in FIRST_NAMES - AMBIGUOUS if parts else False
+        eponym = any(part in EPONYMS for part in parts) and not known
+        if len(parts) >= 2 and not shouted and not eponym and not context.GOES_ON.match(view, end):
             yield _span(match.end(), end, "other")
-    for match in context.INITIALS.finditer(view):
-        end, parts = _take(view, match.start())
+    for match in context.INITIALS.finditer(view) if not plain else ():
+        end, parts = take(view, match.start())
         if len(parts) >= 2 and parts[-1] not in EPONYMS and len(parts[-1]) > 2:
             yield _span(match.start(), end, "other")
 
@@ -253,7 +199,7 @@ def _first_names(view: str, lower: str, *, plain: bool) -> Iterator[Span]:
         first = lower[match.start() : match.end()]
         if match.start() < at or first not in FIRST_NAMES:
             continue
-        end, parts = _take(view, match.start(), title=True, most=2 if plain else 4)
+        end, parts = take(view, match.start(), sure=True, plain=plain, most=2 if plain else 4)
         capitals = match[0].isupper()
         if len(parts) >= 2 and not (first in AMBIGUOUS and (plain or capitals)):
             at = end
@@ -296,10 +242,26 @@ def _everywhere(view: str, lower: str, found: Sequence[Span], *, plain: bool) ->
             continue
         if common and (written.isupper() or _opens_sentence(view, start)) and word not in FIRST_NAMES - AMBIGUOUS:
             continue
-        if not _is_eponym(view, end, [word]):
+        if not is_eponym(view, end, [word]):
             before = context.PARTICLE_BEFORE.search(view, max(0, start - 14), start)
             initial = before is not None and before[0].strip() not in {"A", "I"}  # "A Smith fracture", "and I"
-            yield _span(before.start() if before and initial else start, end, roles[word])
+            suffix = SUFFIX.match(view, end)
+            last = suffix.end() if suffix else end
+            yield _span(before.start() if before and initial else start, last, roles[word])
+
+
+def _joined(view: str, found: Sequence[Span]) -> Iterator[Span]:
+    """Yield one name for two that only an initial, a particle or a hyphen parts."""
+    for left, right in pairwise(merge(found)):
+        gap = view[left.end : right.start]
+        if gap and len(gap) <= _LONGEST_GAP and _BETWEEN.fullmatch(gap):
+            yield _span(left.start, right.end, min(left.role, right.role, key=ROLES.index))
+
+
+_LONGEST_GAP = 12
+_BETWEEN = re.compile(
+    r"-| [A-Za-z]\.? |(?i: (?:van der|van den|van|von|ben|abu|de la|de|del|di|da|dos|bin|ibn|al|el|st\.?)[ -])"
+)
 
 
 def _occurrences(lower: str, words: Iterable[str]) -> Iterator[tuple[str, int]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fedmed.crypto.passphrases import VARIABLE, obtain
+from fedmed.crypto.passphrases import CREDENTIALS_VARIABLE, KEY_FILE_VARIABLE, VARIABLE, obtain, obtain_secret
 from fedmed.errors import UsageError
 
 GOOD = "correct horse battery"
@@ -97,3 +97,64 @@ def test_an_end_of_input_is_no_passphrase():
 
     with pytest.raises(UsageError, match="expected one, got none"):
         obtain(None, use="existing key", environment={}, ask=closed)
+
+
+def secret(passphrase_file: Path | None = None, key_file: Path | None = None, **environment: str) -> tuple[str, bytes]:
+    """Return the kind and value that `obtain_secret` finds."""
+    found = obtain_secret(
+        passphrase_file=passphrase_file, key_file=key_file, use="existing key", environment=environment
+    )
+    return found.kind, found.value
+
+
+def test_a_key_file_is_32_bytes(tmp_path: Path):
+    """Exactly 32 bytes of mode 600 are a key file; fewer, more or readable ones are not."""
+    good = written(tmp_path / "k", bytes(range(32)))
+    assert secret(key_file=good) == ("key-file", bytes(range(32)))
+    with pytest.raises(UsageError, match="expected a key file of 32 random bytes, got fewer"):
+        secret(key_file=written(tmp_path / "short", bytes(31)))
+    with pytest.raises(UsageError, match="got more than 32 bytes"):
+        secret(key_file=written(tmp_path / "long", bytes(33)))
+    with pytest.raises(UsageError, match="run: chmod 600"):
+        secret(key_file=written(tmp_path / "open", bytes(32), mode=0o640))
+
+
+def test_what_was_named_outright_comes_before_the_environment(tmp_path: Path):
+    """An option wins over the variables; both options, or both variables, are refused."""
+    key, words = written(tmp_path / "k", bytes(32)), written(tmp_path / "p", GOOD.encode())
+    assert secret(**{KEY_FILE_VARIABLE: str(key)}) == ("key-file", bytes(32))
+    assert secret(**{VARIABLE: str(words)}) == ("passphrase", GOOD.encode())
+    assert secret(passphrase_file=words, **{KEY_FILE_VARIABLE: str(key)}) == ("passphrase", GOOD.encode())
+    with pytest.raises(UsageError, match="got both; leave one out"):
+        secret(passphrase_file=words, key_file=key)
+    with pytest.raises(UsageError, match="found both set; unset one"):
+        secret(**{KEY_FILE_VARIABLE: str(key), VARIABLE: str(words)})
+
+
+def test_a_credential_of_systemd_is_taken(tmp_path: Path):
+    """A file of root with an access list shows mode 0440; it is taken in systemd's own folder, and nowhere else."""
+    path = written(tmp_path / "unlock", bytes(32), mode=0o440)
+    status = path.stat()
+    if (status.st_uid, status.st_gid) != (0, 0):
+        pytest.skip("only root can make a file of root")
+    assert secret(key_file=path, **{CREDENTIALS_VARIABLE: str(tmp_path)}) == ("key-file", bytes(32))
+    for folder in ("", str(tmp_path.parent)):
+        with pytest.raises(UsageError, match="got mode 0440"):
+            secret(key_file=path, **{CREDENTIALS_VARIABLE: folder})
+    path.chmod(0o444)
+    with pytest.raises(UsageError, match="got mode 0444"):
+        secret(key_file=path, **{CREDENTIALS_VARIABLE: str(tmp_path)})
+
+
+def test_the_prompt_says_whose_keys_it_opens():
+    """Where a command asks for two passphrases, each question names its keys."""
+    asked: list[str] = []
+
+    def ask(prompt: str) -> str:
+        asked.append(prompt)
+        return GOOD
+
+    obtain_secret(
+        passphrase_file=None, key_file=None, use="existing key", what="the coordinator's keys", environment={}, ask=ask
+    )
+    assert asked == ["Passphrase for the coordinator's keys: "]

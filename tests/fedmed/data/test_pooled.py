@@ -101,3 +101,41 @@ def test_a_data_set_with_a_file_per_site_is_not_divided(tmp_path: Path) -> None:
     """Where every site has its own file there is nothing to divide, and the error says so."""
     with pytest.raises(DataError, match="one file per site"):
         divide(tmp_path, replace(DATASET, pooled=None), tmp_path / "out")
+
+
+def test_sites_may_have_names_of_their_own(tmp_path: Path) -> None:
+    """The column's words need be no names for sites."""
+    named = PooledFile(file="trial.csv", column="centre", names={"1.0": "north", "2.0": "south"})
+    folder = published(tmp_path, ROWS.replace("north", "1.0").replace("south", "2.0"))
+    divide(folder, replace(DATASET, pooled=named), tmp_path / "out")
+    assert (tmp_path / "out" / "north" / "table.csv").read_text().count("\n") == 4
+
+
+def test_classes_are_divided_in_shares_that_the_seed_draws(tmp_path: Path) -> None:
+    """Every row goes to one site, in its order; equal seeds divide alike, and small concentrations unequally."""
+    rows = "age,dead,kind\n" + "".join(f"{20 + i % 60},{i % 2},{'abc'[i % 3]}\n" for i in range(300))
+    drawn = PooledFile(file="trial.csv", column="kind", dirichlet=0.3, seed=1)
+    folder = published(tmp_path, rows)
+    for out in ("one", "two"):
+        divide(folder, replace(DATASET, pooled=drawn), tmp_path / out)
+    tables = [(tmp_path / "one" / site / "table.csv").read_text().splitlines()[1:] for site in SCHEMA.sites]
+    assert sorted(tables[0] + tables[1]) == sorted(rows.splitlines()[1:])
+    for site in SCHEMA.sites:
+        table = f"{site}/table.csv"
+        assert (tmp_path / "one" / table).read_bytes() == (tmp_path / "two" / table).read_bytes()
+    share = [sum(line.endswith(kind) for line in tables[0]) / 100 for kind in "abc"]
+    assert max(share) - min(share) > 0.2
+
+
+def test_lines_of_objects_are_divided_too(tmp_path: Path) -> None:
+    """A published file may be JSON Lines; the tables have the schema's columns."""
+    (tmp_path / "trial.jsonl").write_text(
+        "".join(
+            f'{{"age": {60 + i}, "dead": "{i % 2}", "centre": "{"north" if i % 2 else "south"}"}}\n' for i in range(6)
+        )
+    )
+    lines = PooledFile(file="trial.jsonl", column="centre")
+    divide(tmp_path, replace(DATASET, pooled=lines), tmp_path / "out")
+    assert (tmp_path / "out" / "north" / "table.csv").read_text().splitlines() == [
+        "age,dead,centre", "61,1,north", "63,1,north", "65,1,north",
+    ]  # fmt: skip

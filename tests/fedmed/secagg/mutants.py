@@ -140,7 +140,7 @@ MORE: Final[dict[str, tuple[Void | Swap, ...]]] = {
         ),
     ),
     "finite values": (Swap(file="masking.py", old="if not np.isfinite(values).all():", new="if False:"),),
-    "the altered upload": (Swap(file="server.py", old="if digest != masked.upload.digest:", new="if False:"),),
+    "the altered upload": (Swap(file="phases.py", old="if digest != masked.upload.digest:", new="if False:"),),
     "the rebuilt seed": (
         Swap(
             file="unmasking.py",
@@ -159,7 +159,8 @@ MORE: Final[dict[str, tuple[Void | Swap, ...]]] = {
         Swap(
             file="server.py",
             old="    if isinstance(event, Unmasked) and",
-            new="    if isinstance(event, Masked):\n        return _accept_masked(state, event)\n"
+            new="    if isinstance(event, TABLE[Phase.MASKING].event):\n"
+            "        return TABLE[Phase.MASKING].accept(state, event)\n"
             "    if isinstance(event, Unmasked) and",
         ),
     ),
@@ -228,8 +229,8 @@ def run(edits: tuple[Void | Swap, ...], *, first: str | None = None) -> tuple[st
         (copy / TESTS.parent).mkdir(parents=True)
         skip = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / SOURCES, copy / SOURCES, ignore=skip)
-        for name in ("__init__.py", "errors.py", "files.py", "records.py"):
-            shutil.copy(ROOT / "fedmed" / name, copy / "fedmed" / name)
+        for module in (ROOT / "fedmed").glob("*.py"):
+            shutil.copy(module, copy / "fedmed" / module.name)
         shutil.copytree(ROOT / TESTS, copy / TESTS, ignore=skip)
         shutil.copy(ROOT / "pyproject.toml", copy)
         for edit in edits:

@@ -10,13 +10,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
 
 from fedmed.audit import ChainLog
-from fedmed.deid.dicom import DicomOptions, FolderReport, ItemOutcome, clean_folder, item_path, locate
-from fedmed.deid.dicom.batch import AUDIT_KIND, _Job, _one_by_one
+from fedmed.deid.dicom import DicomOptions, FolderReport, ItemOutcome, batch, clean_folder, item_path, locate
+from fedmed.deid.dicom.batch import AUDIT_KIND, _Job, _run
 from fedmed.deid.dicom.files import Quarantined
 from fedmed.deid.dicom.manifest import ManifestLine, read_manifest
 from fedmed.errors import IntegrityError, UsageError
@@ -29,7 +30,9 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from fedmed.audit import ChainLog
-from fedmed.deid.dicom import DicomOptions, clean_folder
+from fedmed.deid.dicom import DicomOptions, batch, clean_folder
+
+batch.RECORDS_AT_ONCE = 3
 
 if __name__ == "__main__":
     seen = []
@@ -86,6 +89,45 @@ def test_every_file_is_cleaned_or_quarantined_and_audited_once(root: Path):
     names = "".join(str(path) for path in (root / "out").rglob("*"))
     for output in (text + names, *(data.decode("latin-1") for data in outputs(root).values())):
         assert "qxz" not in output.casefold()
+
+
+class Counted(ChainLog):
+    """A log that counts how often it is written to, each of which reads it whole."""
+
+    writes = 0
+
+    def append(self, *facts: Any) -> Any:
+        """Count one write."""
+        self.writes += 1
+        return super().append(*facts)
+
+    def append_all(self, *facts: Any) -> Any:
+        """Count one write."""
+        self.writes += 1
+        return super().append_all(*facts)
+
+
+def test_records_go_to_the_log_several_at_a_time(root: Path, monkeypatch: pytest.MonkeyPatch):
+    """Nine files in records of four are three writes of the log, and the manifest has a line for each file."""
+    monkeypatch.setattr(batch, "RECORDS_AT_ONCE", 4)
+    log = Counted(root / "audit.jsonl")
+    report = run(root, log=log)
+    assert (report.files, log.writes) == (GOOD + len(BAD), 3)
+    assert len(list(read_manifest(root / "out" / "manifest.jsonl"))) == report.files
+
+
+def test_what_came_before_an_interruption_is_recorded(root: Path, monkeypatch: pytest.MonkeyPatch):
+    """An exception while files are cleaned leaves a record of each that was done: the next run skips them."""
+
+    def fail(outcome: ItemOutcome) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(batch, "RECORDS_AT_ONCE", 4)
+    with pytest.raises(KeyboardInterrupt):
+        run(root, on_item=fail)
+    recorded = len(list(read_manifest(root / "out" / "manifest.jsonl")))
+    assert recorded >= 4
+    assert run(root).skipped == recorded
 
 
 def test_the_quarantine_list_leads_back_to_the_files_at_the_site(root: Path):
@@ -154,8 +196,9 @@ def test_a_killed_run_is_resumed(root: Path):
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_costs_nothing(root: Path):
+def test_a_worker_that_dies_costs_nothing(root: Path, monkeypatch: pytest.MonkeyPatch):
     """When a process of the pool is killed, what it held is cleaned by another one."""
+    monkeypatch.setattr(batch, "RECORDS_AT_ONCE", 1)
     killed: list[int] = []
 
     def kill_one(outcome: ItemOutcome) -> None:
@@ -181,7 +224,7 @@ def test_a_file_that_crashes_its_process_is_quarantined(tmp_path: Path):
     (tmp_path / "text").write_bytes(b"no DICOM")
     bomb = _Job("0" * 32, Bomb(), tmp_path / "bomb.dcm", None)  # type: ignore[arg-type]
     text = _Job("1" * 32, tmp_path / "text", tmp_path / "text.dcm", None)
-    results = dict(_one_by_one([bomb, text], DicomOptions(), KEY))
+    results = dict(_run(iter([bomb, text]), DicomOptions(), KEY, 1))
     reasons = [result.reason for result in results.values() if isinstance(result, Quarantined)]
     assert reasons == ["crashed", "not-part-10"]
 
@@ -225,7 +268,7 @@ def test_an_error_of_writing_stops_the_run_and_the_next_one_goes_on(root: Path):
     log = ChainLog(root / "audit.jsonl")
 
     class Full(ChainLog):
-        def append(self, kind: str, body: object) -> object:  # type: ignore[override]
+        def append_all(self, facts: object) -> object:  # type: ignore[override]
             raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedmed.deid.text.identifiers import find_identifiers, is_resident_id
+from fedmed.deid.text.identifiers import find_identifiers
 from fedmed.deid.text.reading import read
 from fedmed.deid.text.spans import merge
 
@@ -86,16 +86,3 @@ def test_identifiers_are_found(note: str, kind: str, text: str) -> None:
 def test_clinical_numbers_stay(note: str) -> None:
     """Measurements, codes, ratios, times and doses are no identifiers."""
     assert [text for kind, text in found(note) if "978" not in text] == []
-
-
-@pytest.mark.parametrize("number", ["330106198807214519", "33010619880721451x"])
-def test_checksum_is_that_of_the_standard(number: str) -> None:
-    """Of the eleven last characters just one makes a resident ID."""
-    body = number[:17]
-    assert sum(is_resident_id(body + last) for last in "0123456789X") == 1
-
-
-def test_resident_id_needs_a_date() -> None:
-    """A number whose date of birth does not exist is none, whatever its checksum."""
-    assert not any(is_resident_id(f"33010619881331451{last}") for last in "0123456789X")
-    assert not is_resident_id("330106881331451")

@@ -1,0 +1,106 @@
+"""Tables and conversations in JSON Lines, as the CSV that the way in knows.
+
+Why it exists: notes and instructions are published and exported as one JSON object per line; de-identification reads
+tables.
+
+Rules:
+    * A column is the value of the key of the same name: text, a number, true or false. Anything else is empty.
+    * A conversation stands in a list of `{"role": ..., "content": ...}` under the column's name, or under `messages`;
+      it becomes text with marks between the turns (see `fedmed.rows`), which de-identification leaves as they are.
+    * A line that is no object is no row; it is counted, and too many of them are an error.
+
+What it does not do: clean text. What it writes is as raw as what it reads, readable by the owner alone.
+"""
+
+import csv
+import gzip
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fedmed.data.schema import Schema
+from fedmed.errors import DataError
+from fedmed.files import write_atomic
+from fedmed.rows import conversation
+
+SUFFIXES = (".jsonl", ".jsonl.gz")
+_MOST_BAD = 0.2
+_MESSAGES = "messages"
+
+
+def is_jsonl(path: Path) -> bool:
+    """Return whether a file is JSON Lines by its name.
+
+    >>> is_jsonl(Path("north.jsonl")), is_jsonl(Path("north.csv"))
+    (True, False)
+    """
+    return path.name.endswith(SUFFIXES)
+
+
+def table_of(path: Path, schema: Schema, out: Path) -> Path:
+    """Return a table for de-identification: `path` itself, or `out` after writing JSON Lines there as CSV.
+
+    Raises:
+        DataError: More than a fifth of the lines are no objects, or the file is no text.
+    """
+    if not is_jsonl(path):
+        return path
+    written = io.StringIO(newline="")
+    writer = csv.writer(written, delimiter=schema.delimiter)
+    columns = [column.name for column in schema.columns]
+    writer.writerow(columns)
+    for row in rows_of(path, columns, talk=None if schema.text is None else schema.text.column):
+        writer.writerow(row)
+    write_atomic(out, written.getvalue().encode())
+    return out
+
+
+def rows_of(path: Path, columns: Sequence[str], *, talk: str | None) -> Iterator[list[str]]:
+    """Yield the cells of each object of a file, by column.
+
+    Args:
+        path: JSON Lines in UTF-8, compressed if its name ends in .gz.
+        columns: What is wanted of each object.
+        talk: The column that `messages` stand for.
+
+    Raises:
+        DataError: As `table_of`.
+    """
+    lines = bad = 0
+    for line in _lines(path):
+        lines += 1
+        try:
+            found = msgspec.json.decode(line)
+        except msgspec.DecodeError:
+            found = None
+        if not isinstance(found, dict):
+            bad += 1
+            continue
+        yield [_cell(found.get(column, found.get(_MESSAGES) if column == talk else None)) for column in columns]
+    if lines == 0 or bad > _MOST_BAD * lines:
+        raise DataError(
+            f"{path.name}: expected a JSON object on each line, got {bad} others of {lines}; correct it"
+        )
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            for line in file:
+                if line.strip():
+                    yield line
+    except (OSError, EOFError):
+        raise DataError(f"{path.name}: the file can't be read; export it again") from None
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, str | int | float):
+        return str(value)
+    if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
+        return conversation([(str(turn.get("role", "user")), str(turn.get("content") or "")) for turn in value])
+    return ""

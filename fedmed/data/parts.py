@@ -1,0 +1,122 @@
+"""What a record has besides its table: names for the values of a text and an image, and the images themselves.
+
+Why it exists: a text of 4,000 characters and an image of 150,000 values need no tuple of names, and images are
+too large for a cell of a table.
+
+Rules:
+    * Images are stored beside the table, one for a patient's token, as arrays that `imaging` made.
+    * Only bytes that the audit log vouches for, under this schema, are read.
+
+What it does not do: read DICOM or PNG (see `imaging`), or choose records.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmed.audit import ChainLog
+from fedmed.data.schema import Schema
+from fedmed.errors import DataError, IntegrityError
+from fedmed.records import require
+from fedmed.rows import RowLayout
+from fedmed.tensors import pack, unpack
+
+IMAGES_FILE = "images.tensors"
+IMAGES_KIND = "images-prepared"
+Image: TypeAlias = NDArray[np.float32]
+"""Values in [-1, 1], shape `[channels, size, size]`."""
+ImageStore: TypeAlias = Mapping[str, Image]
+"""Images by the token of the patient's row."""
+
+
+def layout_of(schema: Schema, *, features: int) -> RowLayout:
+    """Return how the rows of a schema are laid out, with `features` of its table."""
+    return RowLayout(
+        characters=0 if schema.text is None else schema.text.characters,
+        channels=0 if schema.image is None else schema.image.channels,
+        image_size=0 if schema.image is None else schema.image.size,
+        features=features,
+    )
+
+
+class RowNames(Sequence[str]):
+    """Names of the values of a row, made when they are asked for.
+
+    >>> from fedmed.data.schema import Column, Target, TextPart
+    >>> note = Column(name="note", kind="text", role="free-text")
+    >>> dead = Column(name="dead", kind="binary", role="target", values=("0", "1"))
+    >>> schema = Schema(name="s", file="f", columns=(note, dead), text=TextPart(column="note", characters=2),
+    ...                 targets=(Target(name="dead", column="dead", one_of=("1",)),))
+    >>> list(RowNames(schema, ("age",)))
+    ['character 0', 'character 1', 'age']
+    """
+
+    def __init__(self, schema: Schema, table: tuple[str, ...]) -> None:
+        self._layout = layout_of(schema, features=len(table))
+        self._table = table
+
+    def __len__(self) -> int:
+        return self._layout.width
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        if place < self._layout.characters:
+            return f"character {place}"
+        place -= self._layout.characters
+        if place < self._layout.image:
+            return "image" if place == 0 else f"pixel {place - 1}"
+        return self._table[place - self._layout.image]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Head:
+    tokens: tuple[str, ...]
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        require(self.version == 1, f"version must be 1, got {self.version}")
+        require(len(set(self.tokens)) == len(self.tokens), "two images belong to one token")
+
+
+def images_to_bytes(images: ImageStore) -> bytes:
+    """Return images as bytes to store, in float16: one step is at most 2^-11 of the window."""
+    tokens = tuple(sorted(images))
+    return pack(_Head(tokens=tokens), {"pixels": np.array([images[token] for token in tokens], dtype=np.float16)})
+
+
+def open_images(folder: Path, schema: Schema, log: ChainLog) -> ImageStore:
+    """Return the images beside a table, which the audit log vouches for.
+
+    Raises:
+        DataError: There are none.
+        IntegrityError: The log does not vouch for these bytes under this schema.
+    """
+    path = folder / IMAGES_FILE
+    if not path.is_file():
+        raise DataError(f"no prepared images {path}; prepare the images of {schema.name} first")
+    data = path.read_bytes()
+    records = [e.body for e in log.entries() if e.kind == IMAGES_KIND and e.body.get("schema_name") == schema.name]
+    vouched = bool(records) and records[-1].get("output_sha256") == hashlib.sha256(data).hexdigest()
+    if not vouched or records[-1].get("schema_digest") != schema.digest:
+        raise IntegrityError(
+            f"{path}: the audit log does not vouch for these images under this schema, so they are not used; prepare"
+            " them again"
+        )
+    head, arrays = unpack(data, _Head)
+    pixels = arrays.get("pixels", np.zeros((0, 1, 1, 1), np.float16))
+    if len(pixels) != len(head.tokens):
+        raise IntegrityError(f"{path}: expected one image for each token; prepare the images again")
+    return {token: image.astype(np.float32) for token, image in zip(head.tokens, pixels, strict=True)}

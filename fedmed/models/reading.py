@@ -1,0 +1,119 @@
+"""Pretrained models that read rows: what stands between a cohort and the inputs that transformers takes.
+
+Why it exists: training knows rows and outputs. A tokenizer belongs to the model, not to the data, so the model takes
+the row itself; yet inside stands the plain model, so that an adapter saved here loads in plain PEFT.
+
+Rules:
+    * A reader is a value: equal readers read alike. It keeps nothing of a record.
+    * Rows are read afresh in every pass; without gradients (evaluation) in small batches, to bound memory.
+
+What it does not do: know any family (see `text`, `language`, `vision`).
+"""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from peft import LoraConfig, PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from fedmed.models.architecture import Part
+
+_EVALUATED = 16
+"""Records at a time without gradients."""
+
+
+class Reader(Protocol):
+    """What turns rows into a model's inputs, and its outputs into ours."""
+
+    def inputs(self, rows: Tensor, *, salt: int | None) -> dict[str, Any]:
+        """Return the keyword arguments of the model for rows of shape `[records, width]`.
+
+        Args:
+            rows: One record each.
+            salt: In training a number that changes with the model, for augmentation; None in evaluation.
+        """
+        ...
+
+    def outputs(self, found: Any, inputs: dict[str, Any]) -> Tensor:
+        """Return outputs as `build.record_losses` takes them."""
+        ...
+
+
+class ReadingModel(nn.Module):
+    """A plain model behind a reader, before an adapter is attached."""
+
+    def __init__(
+        self,
+        inner: nn.Module,
+        reader: Reader,
+        *,
+        targets: tuple[str, ...],
+        heads: tuple[str, ...],
+        towers: Mapping[Part, PreTrainedModel],
+    ) -> None:
+        """Wrap `inner`.
+
+        Args:
+            inner: The plain model.
+            reader: What it reads rows with.
+            targets: Endings of the layers that an adapter changes.
+            heads: Modules that are trained in full and saved with the adapter.
+            towers: The pretrained models in `inner`, by what they read.
+        """
+        super().__init__()
+        self.inner = inner
+        self.reader, self.targets, self.heads = reader, targets, heads
+        self._parts = {part: name for name, child in self.named_modules() for part, of in towers.items() if child is of}
+
+    def tower(self, part: Part) -> PreTrainedModel:
+        """Return the pretrained model that reads `part`."""
+        return self.get_submodule(self._parts[part])  # type: ignore[return-value]  # one of the towers given
+
+    def own_state(self) -> dict[str, Tensor]:
+        """Return the weights that belong to no tower."""
+        prefixes = tuple(f"{name}." for name in self._parts.values())
+        return {name: value for name, value in self.state_dict().items() if not name.startswith(prefixes)}
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return outputs for rows of shape `[records, width]`."""
+        return read_through(self.reader, self.inner, rows, training=self.training)
+
+    def adapted(self, config: LoraConfig) -> "ReadingPeftModel":
+        """Return the inner model behind an adapter and the same reader."""
+        return ReadingPeftModel(self.inner, config, self.reader)
+
+
+class ReadingPeftModel(PeftModel):
+    """A PEFT model of the plain model, which is fed rows."""
+
+    def __init__(self, inner: nn.Module, config: LoraConfig, reader: Reader) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT asks by its old name
+            super().__init__(inner, config)
+        self.reader = reader
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return outputs for rows of shape `[records, width]`."""
+        return read_through(self.reader, self.base_model, rows, training=self.training)
+
+    def save_pretrained(self, save_directory: str, *args: Any, **settings: Any) -> None:
+        """Save the adapter and the heads as PEFT does, without asking a network about the base's embeddings."""
+        super().save_pretrained(save_directory, *args, **{"save_embedding_layers": False, **settings})
+
+
+def read_through(reader: Reader, model: nn.Module, rows: Tensor, *, training: bool) -> Tensor:
+    """Return a model's outputs for rows."""
+    if torch.is_grad_enabled() or len(rows) <= _EVALUATED:
+        inputs = reader.inputs(rows, salt=_salt(model) if training else None)
+        return reader.outputs(model(**inputs), inputs)
+    parts = [read_through(reader, model, part, training=training) for part in torch.split(rows, _EVALUATED)]
+    return torch.cat(parts)
+
+
+def _salt(model: nn.Module) -> int:
+    """Return a number that depends on what is trained of a model alone, which a release of it would show anyway."""
+    trained = [value for value in model.parameters() if value.requires_grad]
+    return int((trained[-1].detach() * 2**20).long().sum()) if trained else 0

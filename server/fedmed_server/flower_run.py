@@ -1,0 +1,184 @@
+"""One Flower run, from the coordinator's side: start it, hold it, and reach the sites through it.
+
+Why it exists: Flower would start a process for the server app from the bundle, and would not start it again.
+The coordinator's own process takes that task itself, over the SuperLink's local socket, and a process that
+comes after it begins a new run for the same study, which goes on from the study's own checkpoint.
+
+Rules:
+    * The bundle is ours and holds no code; the plan travels in the run's configuration.
+    * The run before, if there was one, is stopped first, so that sites drop what they still had of it.
+    * Together with `superlink` the only room of the coordinator that touches Flower's internals.
+
+What it does not do: know what a study is, or keep its state.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+from flwr.common.constant import SubStatus
+from flwr.common.serde import fab_to_proto, run_from_proto, user_config_to_proto
+from flwr.proto.control_pb2 import StartRunRequest, StopRunRequest
+from flwr.proto.runtime_pb2 import (
+    AcquireTaskRequest,
+    PullTaskInputRequest,
+    PushTaskOutputRequest,
+    SendTaskHeartbeatRequest,
+)
+from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.control.control_http_client import ControlHttpClient
+from flwr.supercore.fab import Fab
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
+from flwr.supercore.protobuf.client import ProtobufClient
+from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid import HttpGrid
+
+from fedmed.bundle import bundle, bundle_digest
+from fedmed.errors import SiteFailureError
+
+HEARTBEAT_S: Final = 15.0
+"""Seconds between signs of life; Flower gives up a run after sixty."""
+TIMEOUT_S: Final = 60.0
+_ACQUIRE: Final = "/flwr.proto.Runtime/AcquireTask"
+
+
+@contextmanager
+def hold_run(
+    socket: Path, secret: bytes, config: Mapping[str, str], *, before: int | None, started: Callable[[int], None]
+) -> Iterator[HttpGrid]:
+    """Start a run, yield the grid that reaches its sites, and end the run with the block.
+
+    Args:
+        socket: The SuperLink's local socket.
+        secret: Shared with the SuperLink.
+        config: The run's configuration: plan, digest, signatures.
+        before: The study's run before this one, to be stopped.
+        started: Told the new run's number before anything is sent.
+
+    Raises:
+        SiteFailureError: The SuperLink is not there, or gave the run to somebody else.
+    """
+    token = _begin(socket, secret, config, before=before, started=started)
+    grid = _LocalGrid(socket, token)
+    client: RuntimeHttpClient = grid.client
+    with _alive(client):
+        response = client.PullTaskInput(PullTaskInputRequest())
+        TaskIdentity.task_id, TaskIdentity.run_id = response.task_id, response.run.run_id
+        TaskIdentity.node_id = response.context.node_id
+        grid.set_run(run_from_proto(response.run))
+        status = SubStatus.FAILED
+        try:
+            yield grid
+            status = SubStatus.COMPLETED
+        finally:
+            with suppress(httpx.HTTPError, OSError):
+                client.PushTaskOutput(PushTaskOutputRequest(sub_status=status, details=""))
+            grid.close()
+
+
+def _begin(
+    socket: Path, secret: bytes, config: Mapping[str, str], *, before: int | None, started: Callable[[int], None]
+) -> str:
+    """Start a run and take its task; return the token that speaks for it."""
+    try:
+        with _local(ControlHttpClient, socket) as control:
+            if before is not None:
+                with suppress(httpx.HTTPStatusError):  # it had ended
+                    control.StopRun(StopRunRequest(run_id=before))
+            fab = Fab(hash_str=bundle_digest(), content=bundle(), verifications={})
+            answer = control.StartRun(
+                StartRunRequest(
+                    fab=fab_to_proto(fab),
+                    override_config=user_config_to_proto(dict(config)),
+                    federation=NOOP_FEDERATION_ID,
+                )
+            )
+        started(answer.run_id)
+        guard = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=frozenset({_ACQUIRE}))
+        with _local(RuntimeHttpClient, socket, guard) as runtime:
+            task = runtime.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP]))
+            while task.token and task.task.run_id != answer.run_id:  # of a coordinator that was killed in between
+                task = runtime.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP]))
+    except (httpx.HTTPError, OSError) as error:
+        raise SiteFailureError(
+            f"the SuperLink did not answer ({type(error).__name__}); it is started by fedmed coordinator start"
+        ) from None
+    if not task.token:
+        raise SiteFailureError("the SuperLink did not give out the run that was just started; start the study again")
+    return str(task.token)
+
+
+class _LocalGrid(HttpGrid):
+    """Flower's grid over the SuperLink's local socket."""
+
+    def __init__(self, socket: Path, token: str) -> None:
+        super().__init__(insecure=True, token=token)
+        self._socket = socket
+        self._connect()
+
+    @property
+    def client(self) -> RuntimeHttpClient:
+        """The client of the runtime interface."""
+        return self._runtime_client
+
+    def _connect(self) -> None:
+        self._client = _over(
+            RuntimeHttpClient(
+                "http://superlink",
+                interceptors=[
+                    RuntimeVersionHttpInterceptor(component_name="flwr-serverapp"),
+                    RuntimeTokenHttpInterceptor(token=self._token),
+                ],
+                retry_invoker=make_simple_http_retry_invoker(),
+            ),
+            self._socket,
+        )
+
+
+@contextmanager
+def _local(kind: type[Any], socket: Path, *interceptors: Any) -> Iterator[Any]:
+    """Yield one of Flower's clients over the SuperLink's local socket."""
+    version = RuntimeVersionHttpInterceptor(component_name="flwr-cli")
+    client = _over(kind("http://superlink", interceptors=[version, *interceptors]), socket)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def _over(client: Any, socket: Path) -> Any:
+    """Give a client a transport over the socket."""
+    if not isinstance(client, ProtobufClient):
+        raise TypeError("expected one of Flower's HTTP clients")
+    inner: Any = client
+    inner._client.close()  # noqa: SLF001  the one way to another transport
+    inner._client = httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), timeout=TIMEOUT_S)  # noqa: SLF001
+    return client
+
+
+@contextmanager
+def _alive(client: RuntimeHttpClient) -> Iterator[None]:
+    """Send signs of life while the block runs."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(HEARTBEAT_S):
+            with suppress(httpx.HTTPError, OSError):
+                client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -1,0 +1,227 @@
+"""The coordinator's SuperLink: Flower's own, behind a gate, with its control and runtime on a local socket only.
+
+Why it exists: `flower-superlink` opens all that it has on one port, without client certificates. This
+room starts the same application twice: for the sites behind mutual TLS and the gate, and for the
+coordinator's own processes on a Unix socket that nobody else can open.
+
+Rules:
+    * Everything of Flower's server internals is in this room and in `flower_run`; a test pins their shape.
+    * Private keys stay in this process's memory; the database and the object store are on disk.
+    * Nodes are registered from the consortium's list of members, never by themselves.
+    * Telemetry, update checks and the installation of dependencies are off.
+
+What it does not do: run studies, or hold the key that signs plans.
+"""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import uvicorn
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from flwr.common.constant import (
+    HEARTBEAT_DEFAULT_INTERVAL,
+    ISOLATION_MODE_PROCESS,
+    NOOP_ACCOUNT_NAME,
+    NOOP_FLWR_AID,
+    TRANSPORT_TYPE_GRPC_RERE,
+)
+from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
+from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
+from flwr.superlink.config_loader import SuperLinkLifespanConfig
+from flwr.superlink.main import create_app
+
+from fedmed.errors import RefusedError
+from fedmed_server.gate import (
+    Application,
+    CertifiedProtocol,
+    Doorkeeper,
+    Gate,
+    Receive,
+    Scope,
+    Send,
+    node_key_of,
+)
+
+ACTIVATE: Final = "/v1/fleet/activate-node"
+KEEP_ALIVE_S: Final = 75
+"""How long an idle connection of a site stays open: longer than a proxy's usual minute."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuperLinkSettings:
+    """Where the SuperLink listens and keeps its state."""
+
+    host: str
+    port: int
+    socket: Path
+    """The Unix socket of control and runtime, for the coordinator's own processes."""
+    database: Path
+    health: str | None = None
+    """Address of the gRPC health service, such as 127.0.0.1:9091 or unix:/run/fedmed/health.sock."""
+
+
+def serve(
+    settings: SuperLinkSettings,
+    *,
+    context: ssl.SSLContext,
+    secret: bytes,
+    doorkeeper: Doorkeeper,
+    members: Callable[[], Iterable[tuple[str, bytes]]],
+    refused: Callable[[str], None],
+) -> None:
+    """Run until a signal ends it.
+
+    Args:
+        settings: Addresses and paths.
+        context: The server side of mutual TLS.
+        secret: Shared with the coordinator's own processes, which take their tasks with it.
+        doorkeeper: Who may come in from outside.
+        members: Names and SuperNode public keys (PEM) of those enrolled; asked again every few seconds.
+        refused: Told why somebody was not let in.
+    """
+    settings.database.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    settings.socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    settings.socket.unlink(missing_ok=True)
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    app = create_app(_lifespan_config(settings, secret), SuperLinkLifespan)
+    outside = uvicorn.Config(
+        Gate(_Takeover(app, app.state.linkstate_factory), doorkeeper, refused=refused),
+        host=settings.host,
+        port=settings.port,
+        http=CertifiedProtocol,
+        ws="none",
+        ssl_context_factory=lambda _config, _default: context,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        server_header=False,
+        date_header=True,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+    )
+    inside = uvicorn.Config(app, uds=str(settings.socket), ws="none", log_config=None, access_log=False)
+    registry = _Registry(app.state.linkstate_factory, members)
+    asyncio.run(_serve(inside, outside, registry, settings.socket))
+
+
+async def _serve(inside: uvicorn.Config, outside: uvicorn.Config, registry: "_Registry", socket: Path) -> None:
+    """Run both servers; the local one first, because it owns what they share."""
+    local, public = uvicorn.Server(inside), _Follower(outside)
+    running = asyncio.create_task(local.serve())
+    while not local.started and not running.done():
+        await asyncio.sleep(0.02)
+    if running.done():
+        await running
+        return
+    socket.chmod(0o600)
+    registry.refresh()
+    following = asyncio.create_task(public.serve())
+    keeping = asyncio.create_task(registry.keep())
+    await running
+    public.should_exit = True
+    keeping.cancel()
+    await asyncio.gather(following, keeping, return_exceptions=True)
+
+
+class _Follower(uvicorn.Server):
+    """A server that leaves signals to the one that it goes with."""
+
+    def capture_signals(self) -> Any:
+        """Take none."""
+        import contextlib  # noqa: PLC0415  one word of it
+
+        return contextlib.nullcontext()
+
+
+class _Takeover:
+    """Lets a SuperNode that was killed come back at once: the new one ends what is left of the old one.
+
+    Flower refuses a node that it believes to be online, for up to a minute. The gate lets only the key's own
+    site get this far.
+    """
+
+    def __init__(self, inner: Application, factory: Any) -> None:
+        self._inner = inner
+        self._state = factory.state()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == ACTIVATE:
+            key = node_key_of(scope)
+            node = None if key is None else await asyncio.to_thread(self._state.get_node_id_by_public_key, key)
+            if node is not None:
+                await asyncio.to_thread(self._state.deactivate_node, node)
+        await self._inner(scope, receive, send)
+
+
+class _Registry:
+    """Keeps the SuperLink's nodes the same as the list of members."""
+
+    INTERVAL_S: Final = 5.0
+
+    def __init__(self, factory: Any, members: Callable[[], Iterable[tuple[str, bytes]]]) -> None:
+        self._state = factory.state()
+        self._members = members
+        self._known: dict[bytes, str] = {}
+
+    def refresh(self) -> None:
+        """Register who is new and remove who is no member any more."""
+        wanted = {_canonical(key): name for name, key in self._members()}
+        for key, name in wanted.items():
+            if self._state.get_node_id_by_public_key(key) is None:
+                self._state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, HEARTBEAT_DEFAULT_INTERVAL, name=name)
+        for key in self._known.keys() - wanted.keys():
+            node = self._state.get_node_id_by_public_key(key)
+            if node is not None:
+                self._state.delete_node(NOOP_FLWR_AID, node)
+        self._known = wanted
+
+    async def keep(self) -> None:
+        """Refresh every few seconds."""
+        while True:
+            await asyncio.sleep(self.INTERVAL_S)
+            await asyncio.to_thread(self.refresh)
+
+
+def _lifespan_config(settings: SuperLinkSettings, secret: bytes) -> SuperLinkLifespanConfig:
+    return SuperLinkLifespanConfig(
+        control_address="",
+        health_server_address=settings.health,
+        host=settings.host,
+        port=settings.port,
+        insecure=False,
+        certificates=None,
+        superexec_auth_secret=secret,
+        authn_plugin=NoOpControlAuthnPlugin(),
+        event_log_plugin=None,
+        fleet_event_log_plugin=None,
+        enable_event_log=False,
+        artifact_provider=None,
+        enable_supernode_auth=True,
+        fleet_api_type=TRANSPORT_TYPE_GRPC_RERE,
+        fleet_api_address=None,
+        simulation=False,
+        ssl_ca_certfile=None,
+        ssl_certfile=None,
+        ssl_keyfile=None,
+        database=str(settings.database),
+        isolation=ISOLATION_MODE_PROCESS,
+        runtime_dependency_install=False,
+    )
+
+
+def _canonical(key: bytes) -> bytes:
+    """Return a SuperNode's public key in the form in which Flower compares keys.
+
+    Raises:
+        RefusedError: It is no public key.
+    """
+    try:
+        loaded = serialization.load_pem_public_key(key)
+    except (ValueError, UnsupportedAlgorithm):
+        raise RefusedError("expected a SuperNode's public key in PEM, got something else") from None
+    return loaded.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)

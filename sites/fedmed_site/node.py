@@ -1,0 +1,175 @@
+"""The site's SuperNode: Flower's own loop with mutual TLS, quick looks, and no foreign bundle.
+
+Why it exists: `flower-supernode` can't show a client certificate, waits three seconds between looks,
+opens whatever bundle comes, and takes its keys from files. This room starts the same loop without that.
+
+Rules:
+    * The only process of a site that faces the network, and only outwards; it holds no data and no model.
+    * Its runtime interface is a Unix socket for the site agent, which takes the tasks (`runtime`).
+    * A bundle that is not ours is dropped unopened: Flower gets ours in its place, the agent gets the
+      foreign digest and refuses the task.
+    * Private keys come in memory, from the caller.
+    * What is touched of Flower is in this room and in `runtime`; a test pins its shape.
+
+What it does not do: run anything that a coordinator sends.
+"""
+
+import hashlib
+import logging
+import ssl
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import uvicorn
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.proto.fab_pb2 import GetFabRequest, GetFabResponse
+from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse
+from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.protobuf.client import ProtobufClientInterceptor
+from flwr.supercore.retry import RetryInvoker
+from flwr.supernode import fleet_http_connection, start_client_internal
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.main import create_app
+from flwr.supernode.nodestate import NodeStateFactory
+
+from fedmed.bundle import bundle, bundle_digest
+
+LOOK_S: Final = 0.2
+"""Seconds between looks for messages while a study runs."""
+IDLE_LOOK_S: Final = 3.0
+"""Seconds between looks when nothing has come for a while."""
+IDLE_AFTER_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings:
+    """Whom the SuperNode calls, and where the agent finds it."""
+
+    coordinator: str
+    """host:port"""
+    socket: Path
+
+
+class Pace:
+    """How often to look: quickly for a minute after each message, then seldom."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last = clock()
+
+    def message_came(self) -> None:
+        """Note that there was one."""
+        self._last = self._clock()
+
+    def interval_s(self) -> float:
+        """Return how long to wait before the next look."""
+        return LOOK_S if self._clock() - self._last < IDLE_AFTER_S else IDLE_LOOK_S
+
+
+class _Clock:
+    """What Flower's loop has for `time`: its sleeps last as long as the pace says, or less."""
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(min(seconds, self._pace.interval_s()))
+
+
+def fleet_client(context: ssl.SSLContext, pace: Pace, *, foreign: Callable[[str], None]) -> type[FleetHttpClient]:
+    """Return Flower's client of the coordinator with mutual TLS, which opens no foreign bundle.
+
+    Args:
+        context: The site's side of mutual TLS.
+        pace: Told of messages.
+        foreign: Told the digest of a bundle that is not ours.
+    """
+
+    class _Client(FleetHttpClient):
+        @classmethod
+        def from_server_address(
+            cls,
+            server_address: str,
+            insecure: bool,  # noqa: ARG003, FBT001  Flower's signature
+            root_certificates: bytes | str | None,  # noqa: ARG003  likewise
+            interceptors: Sequence[ProtobufClientInterceptor],
+            *,
+            retry_invoker: RetryInvoker | None = None,
+        ) -> Self:
+            return cls(
+                f"https://{server_address}", interceptors=interceptors, verify=context, retry_invoker=retry_invoker
+            )
+
+        def PullMessages(self, request: PullMessagesRequest) -> PullMessagesResponse:  # noqa: N802  Flower's name
+            response = super().PullMessages(request)
+            if response.messages_list:
+                pace.message_came()
+            return response
+
+        def GetFab(self, request: GetFabRequest) -> GetFabResponse:  # noqa: N802  Flower's name
+            response = super().GetFab(request)
+            if hashlib.sha256(response.fab.content).hexdigest() != bundle_digest():
+                foreign(hashlib.sha256(response.fab.content).hexdigest())
+                response.fab.content = bundle()
+            return response
+
+    return _Client
+
+
+def run_node(
+    settings: NodeSettings,
+    *,
+    context: ssl.SSLContext,
+    node_key: ec.EllipticCurvePrivateKey,
+    secret: bytes,
+    foreign: Callable[[str], None],
+) -> None:
+    """Run the SuperNode until a signal ends the process.
+
+    Args:
+        settings: Addresses.
+        context: The site's side of mutual TLS.
+        node_key: The P-384 key that the SuperNode signs its requests with.
+        secret: Shared with the agent, which takes tasks with it.
+        foreign: Told the digest of a bundle that is not ours.
+    """
+    logging.getLogger("flwr").setLevel(logging.INFO)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    pace = Pace()
+    patched: Any = start_client_internal
+    patched.time = _Clock(pace)
+    connection: Any = fleet_http_connection
+    connection.FleetHttpClient = fleet_client(context, pace, foreign=foreign)
+    factory = NodeStateFactory(objectstore_factory=ObjectStoreFactory())
+    _serve_runtime(factory, settings.socket, secret)
+    start_client_internal.start_client_internal(
+        state_factory=factory,
+        server_address=settings.coordinator,
+        node_config={},
+        root_certificates=None,
+        insecure=False,
+        authentication_keys=(node_key, node_key.public_key()),
+        isolation="process",
+        runtime_api_address=str(settings.socket),
+        superexec_auth_secret=secret,
+        runtime_dependency_install=False,
+    )
+
+
+def _serve_runtime(factory: NodeStateFactory, socket: Path, secret: bytes) -> None:
+    """Serve the runtime interface on the socket, in a thread that ends with the process."""
+    socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    socket.unlink(missing_ok=True)
+    app = create_app(state_factory=factory, superexec_auth_secret=secret)
+    server = uvicorn.Server(uvicorn.Config(app, uds=str(socket), ws="none", log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run, name="runtime", daemon=True)
+    thread.start()
+    while thread.is_alive() and not server.started:
+        time.sleep(0.02)
+    if not server.started:
+        raise SystemExit(f"the SuperNode could not open {socket}")
+    socket.chmod(0o600)

@@ -1,0 +1,71 @@
+"""JSON Lines become the table that de-identification reads; nothing is guessed."""
+
+import gzip
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from fedmed.data.jsonl import table_of
+from fedmed.data.schema import Column, Schema, Target, TextPart
+from fedmed.errors import DataError
+from fedmed.rows import turns_of
+
+SCHEMA = Schema(
+    name="talks",
+    file="{site}.jsonl",
+    columns=(
+        Column(name="id", kind="identifier", role="patient-key"),
+        Column(name="talk", kind="text", role="free-text"),
+        Column(name="old", kind="binary", role="feature", values=("0", "1")),
+    ),
+    targets=(Target(name="answer", column="talk", answered=True),),
+    text=TextPart(column="talk", characters=100, form="chat"),
+)
+TALK = '[{"role": "user", "content": "Pulse, \\"now\\"?"}, {"role": "assistant", "content": "72\\nregular"}]'
+
+
+def read(path: Path, tmp_path: Path) -> pl.DataFrame:
+    """Return the table that a file becomes."""
+    return pl.read_csv(table_of(path, SCHEMA, tmp_path / "out.csv"), infer_schema=False)
+
+
+@pytest.mark.parametrize("key", ["talk", "messages"])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_conversation_becomes_one_cell(tmp_path: Path, key: str, zipped: bool):  # noqa: FBT001  a case
+    """Under its column's name or under messages; quotes and line breaks survive."""
+    line = f'{{"id": 7, "{key}": {TALK}, "old": true, "unlisted": 1}}\n'.encode()
+    path = tmp_path / ("a.jsonl.gz" if zipped else "a.jsonl")
+    path.write_bytes(gzip.compress(line) if zipped else line)
+    found = read(path, tmp_path).row(0, named=True)
+    assert found["id"] == "7"
+    assert found["old"] == "1"
+    assert turns_of(found["talk"]) == [("user", 'Pulse, "now"?'), ("assistant", "72\nregular")]
+    assert "unlisted" not in found
+
+
+def test_a_few_lines_that_are_no_objects_are_left_out(tmp_path: Path):
+    """One of six; empty lines don't count."""
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join([*(f'{{"id": "{i}", "talk": "t"}}' for i in range(5)), "", "[1]"]))
+    assert read(path, tmp_path).height == 5
+
+
+@pytest.mark.parametrize("text", ["", "no json\n", '{"id": 1}\n[2]\n'])
+def test_a_file_of_another_form_is_an_error(tmp_path: Path, text: str):
+    """Too many bad lines, or none at all; no line is repeated in the message, and no table is left."""
+    (tmp_path / "a.jsonl").write_text(text)
+    with pytest.raises(DataError, match="expected a JSON object on each line"):
+        read(tmp_path / "a.jsonl", tmp_path)
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_other_tables_are_left_alone(tmp_path: Path):
+    """CSV goes its own way in."""
+    assert table_of(tmp_path / "a.csv", SCHEMA, tmp_path / "out.csv") == tmp_path / "a.csv"
+
+
+def test_only_the_owner_can_read_what_is_still_raw(tmp_path: Path):
+    """The table holds raw records."""
+    (tmp_path / "a.jsonl").write_text('{"id": "1"}\n')
+    assert table_of(tmp_path / "a.jsonl", SCHEMA, tmp_path / "out.csv").stat().st_mode & 0o777 == 0o600

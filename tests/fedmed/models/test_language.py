@@ -1,0 +1,133 @@
+"""Causal models: answers are learnt record by record, whatever else is in the batch."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from fedmed.data.schema import Column, Schema, Target, TextPart
+from fedmed.models import Architecture, attach_adapter, build_module, load_module, record_losses
+from fedmed.models.folder import folder_digest
+from fedmed.privacy.engine import per_record_gradients
+from fedmed.records import ModelSpec
+from fedmed.rows import conversation, text_rows
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT's own
+FAMILIES = ("gpt2", "llama", "qwen2", "qwen3")
+CHARACTERS = 64
+CHAT = Schema(
+    name="tiny",
+    file="{site}.csv",
+    columns=(
+        Column(name="id", kind="identifier", role="patient-key"),
+        Column(name="talk", kind="text", role="free-text"),
+    ),
+    targets=(Target(name="ill", column="talk", answered=True),),
+    text=TextPart(column="talk", characters=CHARACTERS, form="chat"),
+)
+NOTES = Schema(
+    name="tiny",
+    file="{site}.csv",
+    columns=(
+        Column(name="id", kind="identifier", role="patient-key"),
+        Column(name="note", kind="text", role="free-text"),
+        Column(name="ill", kind="binary", role="target", values=("0", "1")),
+    ),
+    targets=(Target(name="ill", column="ill", one_of=("1",)),),
+    text=TextPart(column="note", characters=CHARACTERS),
+)
+
+
+def spec_of(folder: Path, **changes: Any) -> ModelSpec:
+    """Return a causal model with a small adapter."""
+    settings = {"path": str(folder), "characters": CHARACTERS, "max_tokens": 96, "lora_rank": 4, "lora_alpha": 8.0}
+    return ModelSpec(family="causal-lm", adapter="lora", **settings | changes)
+
+
+def talk(question: str, answer: str) -> str:
+    """Return a conversation of one question and its answer."""
+    return conversation([("user", question), ("assistant", answer)])
+
+
+def adapted(spec: ModelSpec) -> torch.nn.Module:
+    """Return the model of `spec` with an adapter that does something."""
+    architecture = Architecture.of(spec, features=CHARACTERS, classes=2)
+    module = attach_adapter(build_module(architecture, seed=1), spec, seed=1)
+    with torch.no_grad():
+        for number, (name, value) in enumerate(module.named_parameters()):
+            if "lora_B" in name:
+                value.add_(0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(number)))
+    return module
+
+
+def rows(*texts: str) -> torch.Tensor:
+    """Return texts as rows."""
+    return torch.from_numpy(text_rows(texts, characters=CHARACTERS))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_private_rounds_on_conversations_and_the_adapter_loads_in_plain_peft(
+    family: str, causal_folder: Any, clinics: Any, some_notes: Any, tmp_path: Path
+):
+    """Answers are learnt under privacy and the secure sum; PEFT alone gives the released model's loss."""
+    tables = [
+        ["id,talk", *(f"p{i},{talk(text, 'ill' if label else 'well')}" for i, (text, label) in enumerate(made))]
+        for made in (some_notes(30, seed=seed) for seed in range(3))
+    ]
+    sites = clinics(CHAT, tables)
+    plan = sites.plan(spec_of(causal_folder(family)), features=CHARACTERS)
+    result = sites.train(plan, tmp_path / "state")
+    _, module = load_module(result / "base", expected_digest=folder_digest(result / "base"))
+    ours = attach_adapter(module, plan.model, seed=plan.seed)
+    ours.load_adapter(str(result / "model"), "released")
+    ours.set_adapter("released")
+    base = str(result / "base" / "text")
+    plain = AutoModelForCausalLM.from_pretrained(base, local_files_only=True)
+    plain = PeftModel.from_pretrained(plain, str(result / "model")).eval()
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    before = tokenizer("<|user|>fever 7<|assistant|>", add_special_tokens=False)["input_ids"]
+    answer = [*tokenizer("ill", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    with torch.no_grad():
+        found = ours.eval()(rows(talk("fever 7", "ill")))
+        logits = plain(input_ids=torch.tensor([before + answer])).logits[0, len(before) - 1 : -1]
+    expected = functional.cross_entropy(logits, torch.tensor(answer))
+    assert math.isclose(float(record_losses(found, torch.ones(1))[0]), float(expected), rel_tol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_private_rounds_on_choices(family: str, causal_folder: Any, clinics: Any, some_notes: Any, tmp_path: Path):
+    """With answers to choose from, notes with classes are learnt; outputs are the logits of each answer."""
+    tables = [
+        ["id,note,ill", *(f"p{i},{text},{label}" for i, (text, label) in enumerate(some_notes(30, seed=seed)))]
+        for seed in range(3)
+    ]
+    sites = clinics(NOTES, tables)
+    spec = spec_of(causal_folder(family), prompt="{text} ill?", answers=("no", "yes"))
+    plan = sites.plan(spec, features=CHARACTERS)
+    result = sites.train(plan, tmp_path / "state")
+    _, module = load_module(result / "base", expected_digest=folder_digest(result / "base"))
+    assert attach_adapter(module, plan.model, seed=1)(rows("fever", "cough")).shape == (2, 2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_conversation_alone_has_the_loss_that_it_has_beside_a_longer_one(family: str, causal_folder: Any):
+    """Left padding moves no position and hides nothing: not the loss, not the gradient."""
+    module = adapted(spec_of(causal_folder(family)))
+    batch = rows(talk("hm", "a"), talk("a much longer question, is it?", "a long answer"), talk("", "b"))
+    with torch.no_grad():
+        together = module.eval()(batch)
+        alone = torch.cat([module(row[None]) for row in batch])
+    assert torch.allclose(together, alone, atol=1e-4)
+    labels = torch.ones(3, dtype=torch.int64)
+    rows_of = torch.cat(list(per_record_gradients(module, loss=record_losses, inputs=batch, labels=labels)))
+    single = [
+        next(iter(per_record_gradients(module, loss=record_losses, inputs=row[None], labels=labels[:1])))
+        for row in batch
+    ]
+    assert float(rows_of.abs().max()) > 0
+    assert torch.allclose(rows_of, torch.cat(single), atol=1e-4 * float(rows_of.abs().max()))
