@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?=
 
-.PHONY: help simulate test test-fast lint types contracts docs wheel check clean
+DATA ?= ../shared/data/heart-disease
+
+.PHONY: help simulate consortium test test-fast lint types contracts docs wheel wheelhouse check clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -19,6 +21,12 @@ $(STAMP): pyproject.toml constraints.txt
 
 simulate: $(STAMP)  ## Train a shared adapter across four synthetic hospitals (RUN="key=value ..." to change it)
 	$(BIN)/fedmed simulate $(RUN)
+
+consortium: SHELL := bash
+consortium: $(STAMP)  ## The same over real processes: a coordinator and four sites, on DATA or synthetic hospitals
+	@set -o pipefail; words="experiment=consortium $(RUN)"; \
+	if [ -d "$(DATA)" ]; then words="data=heart_disease scenario=heart_disease_twice data.root=$(DATA) $$words"; fi; \
+	$(BIN)/fedmed simulate $$words | sed '$$s|$$|/summary.json|'
 
 test: $(STAMP)  ## Run the whole test suite
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
@@ -42,7 +50,10 @@ docs: $(STAMP)  ## Build the documentation, warnings are errors
 wheel: $(STAMP)  ## Build the wheel and test it in a clean environment
 	$(BIN)/python tests/wheel_check.py
 
+wheelhouse: $(STAMP)  ## Wheels of FedMed and all that it needs, for machines without the internet
+	$(BIN)/python -m pip wheel --quiet --constraint constraints.txt --wheel-dir wheelhouse '.[tables,imaging,chinese]'
+
 check: lint types contracts docs wheel test  ## All that CI runs
 
 clean:  ## Remove what was built
-	rm -rf $(VENV) dist build site-docs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist build wheelhouse site-docs .mypy_cache .pytest_cache .ruff_cache .hypothesis

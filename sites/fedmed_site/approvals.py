@@ -101,6 +101,10 @@ class Approvals:
         self._home = home
         self._audit = audit
 
+    def knows(self, plan_digest: str) -> bool:
+        """Return whether a plan came before and is remembered."""
+        return self._state_path(plan_digest).is_file()
+
     def note(self, plan: Plan, *, now: datetime) -> None:
         """Remember a plan that came, if it is the first time.
 
@@ -109,12 +113,12 @@ class Approvals:
             OSError: The disk is full; nothing is remembered.
         """
         name, data = digest(plan), canonical_json(plan)
-        if self._state_path(name).is_file():
+        if self.knows(name):
             return
         if len(data) > MOST_PLAN_BYTES:
             raise RefusedError(TOO_LONG)
         with self._locked():
-            if self._state_path(name).is_file():
+            if self.knows(name):
                 return
             if sum(state.state == "waiting" for state in self._states()) >= MOST_WAITING:
                 raise RefusedError(FULL)

@@ -41,7 +41,9 @@ def kinds(home: SiteHome) -> list[str]:
 
 def test_a_plan_waits_until_it_is_approved(desk: Approvals, home: SiteHome):
     """The first task of a new study is refused with a reason that may leave; after the decision it isn't."""
+    assert not desk.knows(digest(PLAN))
     desk.note(PLAN, now=NOW)
+    assert desk.knows(digest(PLAN))
     with pytest.raises(RefusedError, match="waits for this site's approval"):
         desk.require(digest(PLAN), now=NOW)
     entry = desk.decide("stroke-1", "approved", by="ann", now=NOW)

@@ -148,6 +148,16 @@ def test_an_archive_that_does_not_read_back_removes_nothing(home: SiteHome, monk
     assert (home.root / "keys/supernode.key").is_file()
 
 
+def test_an_archive_that_lacks_a_file_removes_nothing(home: SiteHome, monkeypatch: pytest.MonkeyPatch):
+    """What was sealed is counted: a file that a failing disk left out stays where it was."""
+    whole = leaving._tar
+    monkeypatch.setattr(leaving, "_tar", lambda root, names: whole(root, names[:-1]))
+    with pytest.raises(IntegrityError, match="nothing was removed"):
+        leave(home, by="ann", now=NOW)
+    assert (home.root / "tls" / "current").exists()
+    assert (home.consortium / "consortium.key").is_file()
+
+
 def test_a_leaving_that_was_killed_is_finished_by_saying_it_again(home: SiteHome, monkeypatch: pytest.MonkeyPatch):
     """Killed between two removals, the mark of membership still stands, and a second archive takes the rest."""
     remove, done = leaving._remove, []

@@ -158,8 +158,8 @@ NAME_BEFORE = re.compile(
     rf"3}})(?:,? Jr\.?|,? Sr\.?|,? I{{2,3}})?(?P<comma>,?) ?$"
 )
 REACHED = re.compile(  # what follows somebody whom the hospital can call
-    r"(?:,? ?\(?\+?[0-9]|,? ?(?:phone|tel|cell|mobile|home)(?![a-z])| at (?:bedside|the bedside|[0-9])| can be reached"
-    r"|,? (?:number|who|whom|understands?|is (?:the|at|his|her|aware|present)"
+    r"(?:,? ?\(?\+?[0-9]|,? ?(?:phone|tel|cell|mobile|home)(?![a-z])| at (?:bedside|the bedside|[0-9])"
+    r"|,? can be reached|,? (?:number|who|whom|understands?|is (?:the|at|his|her|aware|present)"
     r"|was (?:called|told|notified|present|informed))"
     r"(?![a-z]))"
 )

@@ -139,9 +139,8 @@ def _after_words(view: str, lower: str, *, plain: bool) -> Iterator[Span]:
         end, parts = take(view, match.end(), sure=True, plain=plain, most=most)
         by = match["word"].endswith(" by") and not match["word"].startswith("accompanied")
         role: Role = "doctor" if by else "patient" if match[0].startswith(("patient", "pt")) else "other"
-        if is_person(parts, plain=False) and (
-            (len(parts) > 1 and not plain) or parts[0] not in AMBIGUOUS - FIRST_NAMES
-        ):
+        weak = AMBIGUOUS if plain else AMBIGUOUS - FIRST_NAMES if len(parts) == 1 else frozenset[str]()
+        if is_person(parts, plain=False) and parts[0] not in weak:
             yield _span(match.end(), end, role)
             if len(parts) > 1:
                 yield from _more(view, end, role, plain=plain)

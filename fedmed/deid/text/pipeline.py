@@ -5,7 +5,8 @@ can say by one digest what was done.
 
 Rules:
     * The rules are asked again with everything found blanked out until they find nothing more. So a second
-      pass over the output changes nothing (but dates that were shifted: a shifted date looks like a date).
+      pass over the output changes nothing.
+    * A note whose dates were shifted ends in a keyed mark (see `shift_marks`); they are never shifted again.
     * Voices add spans; none takes a span away. The allow-list alone does.
     * The answer holds counts and spans, never a covered text; an error names no part of a note.
     * In shift mode a date that does not exist is masked.
@@ -27,8 +28,9 @@ from fedmed.deid.text.dates import WrittenDate, find_dates
 from fedmed.deid.text.identifiers import find_identifiers
 from fedmed.deid.text.layout import cells, lay_out
 from fedmed.deid.text.options import TextOptions
-from fedmed.deid.text.placeholders import DONE, placeholders
+from fedmed.deid.text.placeholders import DONE, language_of, placeholders
 from fedmed.deid.text.reading import CJK, Reading, lowered, read, reading_of
+from fedmed.deid.text.shift_marks import mark_of, read_mark
 from fedmed.deid.text.shifts import shift_date, year_of
 from fedmed.deid.text.spans import FILLER, Kind, Span, fill, merge
 from fedmed.errors import UsageError
@@ -76,27 +78,42 @@ class NoteCleaner:
         """
         if self.options.dates == "shift" and not normalise(patient):
             raise UsageError("shifting dates needs the patient's identifier, got an empty one; give it, or mask dates")
-        reading = read(note)
-        spans, dates = self._find(reading, patient=patient, names=names)
-        shown = reading.view if reading.origins is not None else note
+        marked = read_mark(note, self._pseudonyms)
+        body, shifts = marked.body, self.options.dates == "shift"
+        reading = read(body)
+        kept = shifts and marked.state == "shifted"
+        spans, dates = self._find(reading, patient=patient, names=names, dates_kept=kept)
+        shown = reading.view if reading.origins is not None else body
         where = tuple(reading.in_note(span) for span in spans)
+        moves = shifts and marked.state == "never"
+        moved = self._moved(reading.view, shown, spans, dates, patient) if moves else {}
         pieces, at = [], 0
-        for span, piece in zip(where, self._pieces(reading.view, shown, spans, dates, patient), strict=True):
-            pieces += [note[at : span.start], piece]
+        for index, (span, piece) in enumerate(zip(where, placeholders(reading.view, spans), strict=True)):
+            pieces += [body[at : span.start], moved.get(index, piece)]
             at = span.end
+        text = "".join([*pieces, body[at:]])
         counts = Counter(span.kind for span in spans)
-        return CleanedNote(text="".join([*pieces, note[at:]]), counts=dict(counts), spans=where)
+        if kept and text == body:
+            text = note
+        elif kept or moved:
+            text += mark_of(text, self._pseudonyms, chinese=language_of(reading.view) == "zh")
+        return CleanedNote(text=text, counts=dict(counts), spans=where)
 
     def _find(
-        self, reading: Reading, *, patient: str, names: Sequence[str]
+        self, reading: Reading, *, patient: str, names: Sequence[str], dates_kept: bool
     ) -> tuple[list[Span], dict[tuple[int, int], WrittenDate]]:
-        """Return the union of what every voice finds, asked until nothing new is found, and the dates among it."""
+        """Return the union of what every voice finds, asked until nothing new is found, and the dates among it.
+
+        `dates_kept`: the note's dates are moved already, and are as good as masked.
+        """
         done = [Span(start=m.start(), end=m.end(), kind="NAME") for m in DONE.finditer(reading.view)]
+        if dates_kept:
+            done += [date.span for date in find_dates(_flat(reading_of(lay_out(reading.view))))]
         known = _known_words(patient, names)
         view, found, dates = fill(reading.view, done), list[Span](), dict[tuple[int, int], WrittenDate]()
         while True:
             laid = reading_of(lay_out(view))
-            now, flat = laid.replaced("\t", "\n"), laid.replaced("\t", "|").replaced("\n", " ")
+            now, flat = laid.replaced("\t", "\n"), _flat(laid)
             written = find_dates(flat)
             dates |= {(date.span.start, date.span.end): date for date in written}
             voices = [
@@ -148,20 +165,19 @@ class NoteCleaner:
         text = view[span.start : span.end]
         return text not in self.options.allowed and bool(text.strip(FILLER + " \n"))
 
-    def _pieces(
+    def _moved(
         self, view: str, shown: str, spans: list[Span], dates: Mapping[tuple[int, int], WrittenDate], patient: str
-    ) -> list[str]:
-        """Return what stands for each span: a shifted date or a placeholder."""
-        pieces = placeholders(view, spans)
-        if self.options.dates != "shift":
-            return pieces
+    ) -> dict[int, str]:
+        """Return the shifted date of each span, by its index, that is one; what does not exist is left to be masked."""
         days, year = self._pseudonyms.shift_days(patient, limit=self.options.max_shift_days), None
+        moved: dict[int, str] = {}
         for index, span in enumerate(spans):
             date = dates.get((span.start, span.end))
             if date is not None and span.kind == "DATE":
-                pieces[index] = shift_date(date, view, shown, days=days, year=year) or pieces[index]
+                if (shifted := shift_date(date, view, shown, days=days, year=year)) is not None:
+                    moved[index] = shifted
                 year = year_of(date, view) or year
-        return pieces
+        return moved
 
 
 def clean_note(note: str, *, options: TextOptions, key: bytes, patient: str, names: Sequence[str] = ()) -> CleanedNote:
@@ -175,6 +191,11 @@ def clean_note(note: str, *, options: TextOptions, key: bytes, patient: str, nam
         UsageError: The key has not 32 bytes, or dates are to be shifted and `patient` is empty.
     """
     return NoteCleaner(options=options, key=key).clean(note, patient=patient, names=names)
+
+
+def _flat(laid: Reading) -> Reading:
+    """Return a laid-out reading with its lines joined, for what a line's end divides."""
+    return laid.replaced("\t", "|").replaced("\n", " ")
 
 
 def _known_words(patient: str, names: Sequence[str]) -> list[tuple[str, Kind]]:

@@ -65,6 +65,7 @@ _RUNNING = listed(
     "transcribed by,sincerely,cc,consultant,referring physician,primary care physician,cosigned,resident physician",
     by=",",
 )
+_PROSE = re.compile(r" (?!(?:on|at|in|for|and|was|is|who|with|from)(?![a-z]))[a-z]")  # Surgeon Preference Card reviewed
 _RUNNING_LABEL = re.compile(rf"{at_word_start(_RUNNING)} (?:dr\.? )?(?=[a-z])")
 
 
@@ -127,13 +128,14 @@ def _signatures(view: str, lower: str, *, plain: bool) -> Iterator[Span]:
 def _bare_labels(view: str, lower: str, *, plain: bool) -> Iterator[Span]:
     for match in _BARE_LABEL.finditer(lower):
         end, parts = take(view, match.end(), sure=True, plain=plain, most=2 if plain else 4)
-        if _fits(parts, plain=plain):
+        if _fits(parts, plain=plain) and (plain or _PROSE.match(view, end) is None):
             role: Role = context.ROLE_OF[match["label"]]
             yield Span(start=match.end(), end=end, kind="NAME", role=role)
     for match in _RUNNING_LABEL.finditer(lower) if not plain else ():
         if view[match.start()].isupper():
             end, parts = take(view, match.end(), sure=True)
-            if _fits(parts, plain=False) and not view[match.end() : end].isupper():
+            heading = view[match.end() : end].isupper() or _PROSE.match(view, end) is not None
+            if _fits(parts, plain=False) and not heading:
                 yield Span(start=match.end(), end=end, kind="NAME", role="doctor")
 
 

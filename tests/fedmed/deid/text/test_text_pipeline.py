@@ -160,7 +160,7 @@ def test_dates_move_by_the_patients_shift() -> None:
     cleaned = clean_note(note, options=SHIFT, key=KEY, patient="p1")
     again = clean_note("2021-07-09", options=SHIFT, key=KEY, patient=" P1 ")
     year, month, day = map(int, re.findall("[0-9]+", cleaned.text)[:3])
-    assert again.text == f"{year}-{month:02d}-{day:02d}"
+    assert again.text.startswith(f"{year}-{month:02d}-{day:02d} [")
     assert abs(days) <= 365
     assert clean_note(note, options=SHIFT, key=KEY, patient="p2").text != cleaned.text
     assert clean_note(note, options=SHIFT, key=bytes(32), patient="p1").text != cleaned.text
