@@ -17,7 +17,7 @@ import msgspec
 import pytest
 import yaml
 
-from fedmed import config
+from fedmed import bundle, config
 from fedmed.records import Plan
 from fedmed.secagg import client, server
 from fedmed_sim.settings import SimulationSettings
@@ -192,11 +192,11 @@ def test_plan_fields_are_documented() -> None:
 
 
 def test_run_configuration_keys_are_documented() -> None:
-    """messages.md names the keys of Flower's run configuration, and both ends use the same ones."""
-    ends = [ROOT / "server/fedmed_server/server_app.py", ROOT / "sites/fedmed_site/client_app.py"]
-    keys = [set(re.findall(r'^PLAN\w*_KEY = "([^"]+)"$', end.read_text(), re.MULTILINE)) for end in ends]
-    assert keys[0] == keys[1] != set()
-    assert keys[0] <= set(_first_cells(ROOT / "docs/reference/messages.md"))
+    """messages.md names the keys of Flower's run configuration, which both ends take from one place."""
+    keys = {bundle.PLAN_KEY, bundle.PLAN_DIGEST_KEY, bundle.PLAN_SIGNATURES_KEY}
+    assert keys <= set(_first_cells(ROOT / "docs/reference/messages.md"))
+    for end in ("server/fedmed_server/server_app.py", "sites/fedmed_site/client_app.py"):
+        assert "from fedmed.bundle import PLAN_DIGEST_KEY, PLAN_KEY" in (ROOT / end).read_text()
 
 
 @pytest.mark.parametrize(("name", "diagram"), [("client", client.diagram()), ("server", server.diagram())])

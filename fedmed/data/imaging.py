@@ -5,14 +5,15 @@ Why it exists: the same tissue must have the same value at every site, whatever 
 Rules:
     * A DICOM value goes the standard's way (PS3.3 C.7.6.3, C.11.1, C.11.2): modality LUT, or rescale slope and
       intercept; then the window, which is the schema's or, without one, the whole range of what can be stored. Stored
-      values are read by their own bits and sign. MONOCHROME1 is turned over after the window, so that high is bright.
+      values are read by their own bits and sign (pydicom drops what old files keep above them). MONOCHROME1 is turned
+      over after the window, so that high is bright.
     * A window is the linear function of PS3.3 C.11.2.1.2: centre and width as they are written, not off by half.
     * Pixels that are not square are made square. With `spacing_mm` the image is brought to that spacing and then cut or
       padded about its centre, and a file that doesn't know its spacing is no image; without it the whole image is
       scaled into the schema's square.
     * Padding about an image (PS3.3 C.7.5.1.1.2) is dark, also where the file is turned over.
     * Of several frames or slices the middle one is taken: one record, one image.
-    * What can't be read is no image: counted, named by its line in the log of the caller, never guessed.
+    * What can't be read is no image: counted, never guessed.
 
 What it does not do: de-identify (see `fedmed.deid.dicom`), find lesions, or remove text burned into pixels.
 """
@@ -191,19 +192,12 @@ def _dicom(path: Path, part: ImagePart) -> "tuple[Array, _Sides | None]":
         return _windowed(stored.astype(np.float64).transpose(2, 0, 1), part, high=high), _spacing(dataset)
     if kind not in {"MONOCHROME1", "MONOCHROME2"}:
         raise ValueError("another photometric interpretation")
-    stored = _stored_bits(stored, dataset)
     padding = _padding(stored, dataset)
     low, high = _range(dataset)
     values = np.asarray(apply_modality_lut(stored, dataset), dtype=np.float64)
     shown = _windowed(values[None], part, low=low, high=high)
     shown = -shown if kind == "MONOCHROME1" else shown
     return np.where(padding[None], -1.0, shown), _spacing(dataset)
-
-
-def _stored_bits(stored: NDArray[np.integer], dataset: Any) -> NDArray[np.integer]:
-    """Return stored values without what old files keep in the bits above (PS3.5 8.1.1), sign included."""
-    spare = stored.dtype.itemsize * 8 - int(dataset.BitsStored)
-    return stored if spare <= 0 else (stored << spare) >> spare
 
 
 def _padding(stored: NDArray[np.integer], dataset: Any) -> NDArray[np.bool_]:

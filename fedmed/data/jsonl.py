@@ -81,9 +81,7 @@ def rows_of(path: Path, columns: Sequence[str], *, talk: str | None) -> Iterator
             continue
         yield [_cell(found.get(column, found.get(_MESSAGES) if column == talk else None)) for column in columns]
     if lines == 0 or bad > _MOST_BAD * lines:
-        raise DataError(
-            f"{path.name}: expected a JSON object on each line, got {bad} others of {lines}; correct it"
-        )
+        raise DataError(f"{path.name}: expected a JSON object on each line, got {bad} others of {lines}; correct it")
 
 
 def _lines(path: Path) -> Iterator[bytes]:

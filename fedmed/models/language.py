@@ -87,7 +87,7 @@ class AnswerReader:
         logits = logits.transpose(1, 2).float()
         losses = functional.cross_entropy(logits, labels, reduction="none", ignore_index=_UNSEEN)
         seen = labels != _UNSEEN
-        loss = losses.sum(1) / seen.sum(1)
+        loss = losses.sum(1) / seen.sum(1).clamp(min=1)
         right = ((logits.argmax(1) == labels) | ~seen).all(1)
         return torch.stack([loss, right.to(loss.dtype)], dim=1)[:, None]
 

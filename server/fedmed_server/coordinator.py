@@ -4,7 +4,8 @@ Why it exists: a study goes on over restarts of everything. Somebody has to noti
 died, start it again, and do the next study when one is over; nobody may need to look.
 
 Rules:
-    * The process that faces the network holds the TLS key and no other; studies hold no key at all.
+    * The process that faces the network is given the TLS key and no other, studies none; all run as one user, so this
+      limits mistakes, not somebody who has broken in (docs/explanation/threat-model.md).
     * Keys are unsealed once, here, and reach the SuperLink by fork(2), never by a file, argument or variable.
     * A process that dies is started again, later each time; a study that says it ended is not.
     * One coordinator per folder: a second one is refused.
@@ -102,6 +103,7 @@ class Coordinator:
             consortium=identity.consortium,
             authority=identity.ca_path.read_bytes(),
             now=lambda: datetime.now(UTC),
+            editions=settings.root / "editions.json",
         )
         self._studies = Studies(settings.root / STUDIES)
         self._audit = ChainLog(settings.root / AUDIT)

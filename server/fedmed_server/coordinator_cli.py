@@ -23,6 +23,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from fedmed.crypto.passphrases import Secret, obtain_secret
@@ -174,11 +175,11 @@ def _table(found: Studies, which: str | None) -> Table:
         sites: list[str] = []
         if progress is not None:
             marked = set(progress.answered)
-            sites = [f"{site} answered" if site in marked else site for site in progress.sites]
-            sites += [f"{site}: {reason}" for site, reason in sorted(progress.waiting.items())]
+            sites = [escape(f"{site} answered" if site in marked else site) for site in progress.sites]
+            sites += [escape(f"{site}: {reason}") for site, reason in sorted(progress.waiting.items())]
         table.add_row(
-            f"{state.study}\n{state.digest[:12]}",
-            state.state if not state.reason else f"{state.state}: {state.reason}",
+            escape(f"{state.study}\n{state.digest[:12]}"),
+            escape(state.state if not state.reason else f"{state.state}: {state.reason}"),
             _phase(state, progress.phase if progress else "", progress.at if progress else ""),
             f"{progress.round}/{progress.rounds}" if progress else "",
             f"{progress.seconds:.0f}" if progress else "",
@@ -192,7 +193,7 @@ def _phase(state: StudyState, phase: str, at: str) -> str:
     if state.state != "running" or not at:
         return "" if state.state != "queued" else "in the queue"
     age = (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()
-    return phase if age < _STALE_S else f"{phase} (nothing new for {age / 60:.0f} minutes)"
+    return escape(phase) if age < _STALE_S else f"{escape(phase)} (nothing new for {age / 60:.0f} minutes)"
 
 
 def _log(parsed: argparse.Namespace) -> None:

@@ -178,7 +178,11 @@ def certify_coordinator(consortium: OpenConsortium, data: bytes, *, now: datetim
 
     def made(register: Register) -> tuple[str, dict[str, Scalar]]:
         body: dict[str, Scalar] = {"name": request.name, "host": request.hosts[0], "port": request.port}
-        more = {"plan_key": request.plan_key.hex(), "serial": register.statements + 1, "at": moment(now)}
+        more: dict[str, Scalar] = {
+            "plan_key": request.plan_key.hex(),
+            "serial": register.statements + 1,
+            "at": moment(now),
+        }
         return registers.COORDINATED, {**body, **more}
 
     register = registers.append(consortium.files.register, made)

@@ -14,6 +14,7 @@ What it does not do: refuse routes (`gate` does), or know Flower.
 import ssl
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -23,9 +24,19 @@ from cryptography.hazmat.primitives import serialization
 from fedmed.crypto.certificates import check_client, serial_of, site_of
 from fedmed.crypto.keyfiles import PublicKey
 from fedmed.errors import RefusedError
+from fedmed.files import write_atomic
 from fedmed.members import Members, Revoked, read_members, read_revoked
+from fedmed.records import canonical_json, decode
 
 _Stamp = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Editions:
+    """The latest editions of both lists that were ever read here."""
+
+    members: int = 1
+    revoked: int = 1
 
 
 class MemberDoorkeeper:
@@ -39,6 +50,7 @@ class MemberDoorkeeper:
         consortium: PublicKey,
         authority: bytes,
         now: Callable[[], datetime],
+        editions: Path,
     ) -> None:
         """Read the lists once.
 
@@ -48,6 +60,7 @@ class MemberDoorkeeper:
             consortium: Whose signature they bear.
             authority: The certificate authority, PEM.
             now: The clock.
+            editions: Remembers the latest editions seen, over restarts.
 
         Raises:
             UsageError: A list is missing.
@@ -59,8 +72,10 @@ class MemberDoorkeeper:
         self._now = now
         self._lock = threading.Lock()
         self._stamps: tuple[_Stamp, _Stamp] | None = None
-        self._members = read_members(members, consortium)
-        self._revoked = read_revoked(revoked, consortium)
+        self._editions = editions
+        seen = decode(editions.read_bytes(), _Editions) if editions.is_file() else _Editions()
+        self._members = read_members(members, consortium, least_edition=seen.members)
+        self._revoked = read_revoked(revoked, consortium, least_edition=seen.revoked)
 
     def admit(self, certificate: bytes, node_key: bytes | None) -> str:
         """Return the member's name, or raise; see `gate.Doorkeeper`.
@@ -99,6 +114,8 @@ class MemberDoorkeeper:
                 self._members = read_members(members, self._consortium, least_edition=self._members.edition)
                 self._revoked = read_revoked(revoked, self._consortium, least_edition=self._revoked.edition)
                 self._stamps = stamps
+                latest = _Editions(members=self._members.edition, revoked=self._revoked.edition)
+                write_atomic(self._editions, canonical_json(latest))
             return self._members, self._revoked
 
 

@@ -9,6 +9,7 @@ Rules:
     * A caller has a certificate of the consortium's authority (the TLS layer sees to that), it is a member's
       and not revoked, and the SuperNode key it shows is that same member's.
     * Membership is looked up anew on every request, so a revocation holds from the next one on.
+    * Who is no member gets no further than the handshake; headers and bodies are bounded, in size and in time.
     * A refusal says nothing but its number; the reason goes to the listener.
 
 What it does not do: terminate TLS, or decide who is a member.
@@ -16,6 +17,7 @@ What it does not do: terminate TLS, or decide who is a member.
 Source: the ASGI specification 3.0.
 """
 
+import asyncio
 import base64
 import binascii
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -35,6 +37,12 @@ FLEET: Final = frozenset(
 )  # fmt: skip
 """What a SuperNode asks for. Nodes don't register themselves: the coordinator does that, from the list of members."""
 HEALTH: Final = "/health"
+MOST_HEAD: Final = 64 * 1024
+"""Bytes of a request's headers."""
+SLOWEST_HEAD_S: Final = 20.0
+MOST_BODY: Final = {"/v1/fleet/push-object": 32 << 20, "/v1/fleet/push-messages": 4 << 20}
+"""Bytes of a request's body; Flower cuts objects into pieces of 5 MB."""
+MOST_OTHER_BODY: Final = 64 * 1024
 NODE_KEY_HEADER: Final = b"flwr-public-key"
 CERTIFICATE_KEY: Final = "fedmed.client-certificate"
 
@@ -59,15 +67,47 @@ class Doorkeeper(Protocol):
         """
 
 
-class CertifiedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, which passes on the caller's certificate."""
+def certified_protocol(doorkeeper: Doorkeeper, refused: Callable[[str], None]) -> type[HttpToolsProtocol]:
+    """Return uvicorn's protocol, which lets only members begin a request and passes on their certificate.
 
-    def connection_made(self, transport: Any) -> None:
-        """Put the certificate, DER, where the gate finds it; b"" where there is none."""
-        super().connection_made(transport)
-        tls = transport.get_extra_info("ssl_object")
-        certificate = (tls.getpeercert(binary_form=True) or b"") if tls is not None else b""
-        self.app_state = {**self.app_state, CERTIFICATE_KEY: certificate}
+    Args:
+        doorkeeper: Who may come in; asked once a connection, before anything is read, and again at each request.
+        refused: Told why somebody was not let in.
+    """
+
+    class Certified(HttpToolsProtocol):
+        _held = 0
+        _slow: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            tls = transport.get_extra_info("ssl_object")
+            certificate = (tls.getpeercert(binary_form=True) or b"") if tls is not None else b""
+            self.app_state = {**self.app_state, CERTIFICATE_KEY: certificate}
+            try:
+                doorkeeper.admit(certificate, None)
+            except (FedMedError, ValueError) as error:
+                refused(str(error))
+                transport.abort()
+
+        def on_message_begin(self) -> None:
+            self._held = 0
+            self._slow = self.loop.call_later(SLOWEST_HEAD_S, self.transport.abort)
+            super().on_message_begin()
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            self._held += len(name) + len(value)
+            if self._held > MOST_HEAD:
+                self.transport.abort()
+                return
+            super().on_header(name, value)
+
+        def on_headers_complete(self) -> None:
+            if self._slow is not None:
+                self._slow.cancel()
+            super().on_headers_complete()
+
+    return Certified
 
 
 class Gate:
@@ -92,7 +132,7 @@ class Gate:
             return
         status = self._check(scope)
         if status is None:
-            await self._inner(scope, receive, send)
+            await self._inner(scope, _bounded(receive, _most_body(scope)), send)
         elif scope["type"] == "http":
             await send({"type": "http.response.start", "status": status.value, "headers": [(b"content-length", b"0")]})
             await send({"type": "http.response.body", "body": b""})
@@ -118,6 +158,24 @@ class Gate:
             self._refused("showed a SuperNode key that can't be read")
             return HTTPStatus.UNAUTHORIZED
         return None
+
+
+def _most_body(scope: Scope) -> int:
+    """Return how long a request's body may be."""
+    return next((most for path, most in MOST_BODY.items() if scope["path"] == path), MOST_OTHER_BODY)
+
+
+def _bounded(receive: Receive, most: int) -> Receive:
+    """Return a `receive` that ends the connection of who sends more than `most` bytes."""
+    held = 0
+
+    async def bounded() -> MutableMapping[str, Any]:
+        nonlocal held
+        message = await receive()
+        held += len(message.get("body", b""))
+        return message if held <= most else {"type": "http.disconnect"}
+
+    return bounded
 
 
 def node_key_of(scope: Scope) -> bytes | None:

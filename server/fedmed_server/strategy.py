@@ -13,8 +13,9 @@ What it does not do: aggregate, retry, or choose the cohort.
 """
 
 import time
-from collections.abc import Iterator, Mapping
-from typing import cast
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Final, cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -23,12 +24,27 @@ from flwr.serverapp import Grid
 from fedmed.exchange import Answer, Failure, Task
 from fedmed_server.channel import Traffic
 
+LONGEST_TEXT: Final = 400
+"""Characters of anything that a site says for people."""
+MALFORMED: Final = Failure(site="", code="malformed", reason="the reply is not of the agreed form; check its version")
+
 
 class GridChannel:
     """A `Channel` over Flower's Grid."""
 
-    def __init__(self, grid: Grid, *, poll_interval_s: float = 0.2) -> None:
+    def __init__(
+        self, grid: Grid, *, poll_interval_s: float = 0.2, names: Callable[[], Mapping[int, str]] | None = None
+    ) -> None:
+        """Prepare the channel.
+
+        Args:
+            grid: Flower's.
+            poll_interval_s: Seconds between looks for replies.
+            names: The members' names by node, where they are known from certificates; a site that calls itself
+                something else has not answered.
+        """
         self.traffic = Traffic()
+        self._names = names
         self._grid = grid
         self._poll_interval_s = poll_interval_s
 
@@ -39,15 +55,29 @@ class GridChannel:
     def ask(self, tasks: Mapping[int, Task], *, timeout_s: float) -> Iterator[tuple[int, Answer | Failure]]:
         """See `Channel.ask`."""
         owed = self._push(tasks)
+        names = {} if self._names is None else dict(self._names())
         deadline = time.monotonic() + timeout_s
         while owed and time.monotonic() < deadline:
             for identifier in list(owed):
-                for reply in self._grid.pull_messages([identifier]):
-                    yield owed.pop(identifier), self._read(reply)
+                for reply in self._pulled(identifier):
+                    address = owed.pop(identifier)
+                    yield address, reply if self._names is None else _named(reply, names.get(address, ""))
+                    break
             if owed:
                 time.sleep(self._poll_interval_s)
         for address in owed.values():
-            yield address, Failure(site="", code="timeout", reason=f"no reply within {timeout_s:g} seconds")
+            late = Failure(site="", code="timeout", reason=f"no reply within {timeout_s:g} seconds")
+            yield address, late if self._names is None else _named(late, names.get(address, ""))
+
+    def _pulled(self, identifier: str) -> Iterator[Answer | Failure]:
+        """Yield what answers a message; what Flower can't put together is a failure of the site that sent it."""
+        try:
+            messages = list(self._grid.pull_messages([identifier]))
+        except (AttributeError, TypeError, ValueError, KeyError, MemoryError):
+            yield MALFORMED
+            return
+        for message in messages:
+            yield self._read(message)
 
     def _push(self, tasks: Mapping[int, Task]) -> dict[str, int]:
         """Send the tasks and return whom each message identifier belongs to; equal tasks are encoded once."""
@@ -62,8 +92,8 @@ class GridChannel:
     def _read(self, message: Message) -> Answer | Failure:
         try:
             return self._reply_from(message)
-        except (KeyError, ValueError, TypeError):
-            return Failure(site="", code="malformed", reason="the reply is not of the agreed form; check its version")
+        except Exception:  # noqa: BLE001  arrays are read by NumPy, which fails in many ways; it is the site's fault
+            return MALFORMED
 
     def _reply_from(self, message: Message) -> Answer | Failure:
         if message.has_error():
@@ -73,10 +103,10 @@ class GridChannel:
         self.traffic.up += _size(message.content)
         failure = message.content.config_records.get("failure")
         if failure is not None:
-            return Failure(site=str(failure["site"]), code=str(failure["code"]), reason=str(failure["reason"]))
+            return Failure(site=_plain(failure["site"]), code=_plain(failure["code"]), reason=_plain(failure["reason"]))
         answer = message.content.config_records["answer"]
         facts: dict[str, str | float] = {
-            key: str(value) for key, value in answer.items() if key not in ("site", "message")
+            key: _plain(value) for key, value in answer.items() if key not in ("site", "message")
         }
         for key, value in message.content.metric_records["numbers"].items():
             if isinstance(value, int | float):
@@ -85,6 +115,18 @@ class GridChannel:
         return Answer(
             site=str(answer["site"]), arrays=arrays, facts=facts, message=cast("bytes", answer.get("message", b""))
         )
+
+
+def _named(reply: Answer | Failure, name: str) -> Answer | Failure:
+    """Return a reply under the name that the site's certificate has."""
+    if isinstance(reply, Failure):
+        return replace(reply, site=name)
+    return reply if reply.site == name else replace(MALFORMED, site=name)
+
+
+def _plain(text: object) -> str:
+    """Return a site's text as people may see it: short, on one line, without control characters."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(text)[:LONGEST_TEXT])
 
 
 def _content_of(task: Task) -> RecordDict:

@@ -109,7 +109,7 @@ def _run(
         before=state.run,
         started=lambda run: _started(studies, settings.study, run),
     ) as grid:
-        channel = GridChannel(grid)
+        channel = GridChannel(grid, names=lambda: {node.node_id: node.name for node in grid.get_nodes()})
         journal = Journal(folder, plan)
         wanted = state.sites_wanted
         while True:

@@ -16,6 +16,7 @@ What it does not do: run studies, or hold the key that signs plans.
 import asyncio
 import logging
 import ssl
+from asyncio import constants
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from flwr.common.constant import (
     NOOP_FLWR_AID,
     TRANSPORT_TYPE_GRPC_RERE,
 )
+from flwr.supercore.constant import NodeStatus
 from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
@@ -39,18 +41,23 @@ from flwr.superlink.main import create_app
 from fedmed.errors import RefusedError
 from fedmed_server.gate import (
     Application,
-    CertifiedProtocol,
     Doorkeeper,
     Gate,
     Receive,
     Scope,
     Send,
+    certified_protocol,
     node_key_of,
 )
 
 ACTIVATE: Final = "/v1/fleet/activate-node"
 KEEP_ALIVE_S: Final = 75
 """How long an idle connection of a site stays open: longer than a proxy's usual minute."""
+
+
+HANDSHAKE_S: Final = 10.0
+MOST_REQUESTS: Final = 512
+"""At one time, of all sites together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +94,7 @@ def serve(
     """
     settings.database.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     settings.socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    settings.socket.parent.chmod(0o700)  # uvicorn opens the socket to everybody for a moment
     settings.socket.unlink(missing_ok=True)
     logging.getLogger("flwr").setLevel(logging.WARNING)
     app = create_app(_lifespan_config(settings, secret), SuperLinkLifespan)
@@ -94,7 +102,8 @@ def serve(
         Gate(_Takeover(app, app.state.linkstate_factory), doorkeeper, refused=refused),
         host=settings.host,
         port=settings.port,
-        http=CertifiedProtocol,
+        http=certified_protocol(doorkeeper, refused),
+        limit_concurrency=MOST_REQUESTS,
         ws="none",
         ssl_context_factory=lambda _config, _default: context,
         timeout_keep_alive=KEEP_ALIVE_S,
@@ -105,7 +114,8 @@ def serve(
         access_log=False,
     )
     inside = uvicorn.Config(app, uds=str(settings.socket), ws="none", log_config=None, access_log=False)
-    registry = _Registry(app.state.linkstate_factory, members)
+    registry = _Registry(app.state.linkstate_factory, members, refused)
+    constants.__dict__["SSL_HANDSHAKE_TIMEOUT"] = HANDSHAKE_S  # asyncio has no other way, and uvicorn hands none on
     asyncio.run(_serve(inside, outside, registry, settings.socket))
 
 
@@ -163,10 +173,12 @@ class _Registry:
 
     INTERVAL_S: Final = 5.0
 
-    def __init__(self, factory: Any, members: Callable[[], Iterable[tuple[str, bytes]]]) -> None:
+    def __init__(
+        self, factory: Any, members: Callable[[], Iterable[tuple[str, bytes]]], say: Callable[[str], None]
+    ) -> None:
+        self._say = say
         self._state = factory.state()
         self._members = members
-        self._known: dict[bytes, str] = {}
 
     def refresh(self) -> None:
         """Register who is new and remove who is no member any more."""
@@ -174,17 +186,18 @@ class _Registry:
         for key, name in wanted.items():
             if self._state.get_node_id_by_public_key(key) is None:
                 self._state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, HEARTBEAT_DEFAULT_INTERVAL, name=name)
-        for key in self._known.keys() - wanted.keys():
-            node = self._state.get_node_id_by_public_key(key)
-            if node is not None:
-                self._state.delete_node(NOOP_FLWR_AID, node)
-        self._known = wanted
+        for node in self._state.get_node_info(owner_aids=[NOOP_FLWR_AID]):
+            if node.public_key not in wanted and node.status != NodeStatus.UNREGISTERED:
+                self._state.delete_node(NOOP_FLWR_AID, node.node_id)
 
     async def keep(self) -> None:
         """Refresh every few seconds."""
         while True:
             await asyncio.sleep(self.INTERVAL_S)
-            await asyncio.to_thread(self.refresh)
+            try:
+                await asyncio.to_thread(self.refresh)
+            except Exception as error:  # noqa: BLE001  a list that is just being copied, a busy database: look again
+                self._say(f"the list of members could not be taken over ({type(error).__name__}); trying again")
 
 
 def _lifespan_config(settings: SuperLinkSettings, secret: bytes) -> SuperLinkLifespanConfig:

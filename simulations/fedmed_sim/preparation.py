@@ -59,13 +59,18 @@ def prepare_sites(settings: SimulationSettings, folder: RunFolder) -> tuple[str,
             )
         agent = SiteAgent.open(folder.sites / name)
         if not agent.datasets.holds(settings.data.name):
-            reports[name] = agent.prepare(source, settings.data, DeidPolicy())
+            reports[name] = agent.prepare(source, settings.data, _deid_policy(settings.data))
         for view in views(settings):
             for split in ("train", "test"):
                 agent.datasets.load(view, split)
     if len(reports) == len(names):
         write_atomic(folder.deidentification, canonical_json(reports), mode=0o644)
     return names
+
+
+def _deid_policy(data: DataSet) -> DeidPolicy:
+    """Return the policy of a simulated site: notes pass, cleaned, where the data set has a text."""
+    return DeidPolicy(free_text="drop" if data.schema.text is None else "clean")
 
 
 def key_entropy(settings: SimulationSettings, name: str) -> Entropy:

@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedmed.errors import UsageError
+from fedmed.exchange import ACTIONS
 from fedmed_site.approvals import StudyEntry, moment, utc_now, written
 from fedmed_site.console import Commands, add, agreed, say
 from fedmed_site.control_records import AuditLine, Desk, SiteStatus
@@ -125,7 +126,8 @@ def status_lines(status: SiteStatus, waiting: int) -> list[str]:
     }
     if status.current is not None:
         now = status.current
-        facts["now"] = f"{now.study}: {now.action}, round {now.round + 1}, since {now.since}"
+        action = now.action if now.action in ACTIONS else "something unknown"
+        facts["now"] = f"{now.study}: {action}, round {now.round + 1}, since {now.since}"
     if status.last_exchange is not None:
         facts["last"] = f"{status.last_exchange.outcome} at {status.last_exchange.at}"
     return [f"{name:<12} {value}" for name, value in facts.items()]

@@ -35,7 +35,7 @@ from fedmed.privacy.ledger import Ledger
 from fedmed.records import Plan, canonical_json, decode
 from fedmed.secagg.shamir import Entropy
 from fedmed.signed_plans import signatures_from_text, verify
-from fedmed_site.approvals import Approvals
+from fedmed_site.approvals import WAITS, Approvals
 from fedmed_site.datasets import DataSets
 from fedmed_site.evaluations import EvaluationLog
 from fedmed_site.home import SiteHome
@@ -43,6 +43,7 @@ from fedmed_site.hours import Hours
 from fedmed_site.membership import Membership
 from fedmed_site.participant import Participant, system_entropy
 from fedmed_site.replies import ReplyStore, Stored, charge_id
+from fedmed_site.study_cost import require_declared
 
 if TYPE_CHECKING:
     from fedmed_site.training import Trainer
@@ -96,7 +97,7 @@ class SiteAgent:
         return cls(SiteHome.open(root), entropy_of=entropy_of)
 
     def admit(self, plan_json: bytes, signatures: str) -> None:
-        """Raise unless those whom this site trusts signed the plan: its consortium, and its coordinator once it has a kit.
+        """Raise unless this site's consortium signed the plan, and its coordinator too once the site has a kit.
 
         Args:
             plan_json: The canonical JSON of the plan.
@@ -126,7 +127,8 @@ class SiteAgent:
             with locked(self._home.lock_path):
                 return self._answer(plan_json, task)
         except REASONS_THAT_MAY_LEAVE as error:
-            self._log(task)
+            if str(error) != WAITS:  # a coordinator asks that every few seconds until somebody has decided
+                self._log(task)
             return Failure(site=self.name, code=type(error).__name__, reason=str(error))
         except IntegrityError:
             return Failure(site=self.name, code="IntegrityError", reason=self._unverified(task))
@@ -267,6 +269,10 @@ class SiteAgent:
             self.datasets.check(data)
         if phased:
             self._policy.check_cohort(self.membership.roster(now=self._now()).policy.n_min)
+        if not self.approvals.knows(task.plan_digest):
+            from fedmed.privacy.engine import PrvAccountant  # noqa: PLC0415  it imports torch
+
+            require_declared(plan, PrvAccountant())
         self.approvals.note(plan, now=self._now())
         self.approvals.require(task.plan_digest, now=self._now())
         return plan

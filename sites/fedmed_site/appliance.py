@@ -12,7 +12,6 @@ Rules:
 What it does not do: know what a task means (the agent does), or speak Flower (`runtime` and `node` do).
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -38,12 +37,10 @@ from fedmed.files import held_alone
 from fedmed.quiet import hush
 from fedmed_site.agent import SiteAgent
 from fedmed_site.approvals import written
-from fedmed_site.console import Commands, add, add_home, opened, say
 from fedmed_site.control import ControlServer
 from fedmed_site.control_records import Current, Exchange, NodeState, SiteStatus
 from fedmed_site.home import SiteHome
 from fedmed_site.identity import read_site_identity
-from fedmed_site.join_cli import add_secret, secret_of
 from fedmed_site.node_process import NodeStart, hand_over
 
 if TYPE_CHECKING:
@@ -56,6 +53,10 @@ LOOK_S: Final = 0.5
 FIRST_REST_S: Final = 1.0
 LONGEST_REST_S: Final = 30.0
 GOOD_AFTER_S: Final = 60.0
+_HANDED_ON: Final = frozenset(
+    name for proxy in ("http_proxy", "https_proxy", "no_proxy", "all_proxy") for name in (proxy, proxy.upper())
+) | {"PATH", "LANG", "LC_ALL", "TZ"}
+"""What the SuperNode's process gets of the environment: ways out, and nothing that leads to a key."""
 ENDING_S: Final = 30.0
 """How long a task at hand may take before the appliance ends all the same."""
 
@@ -81,7 +82,7 @@ class Appliance:
         self._agent = SiteAgent(home)
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._node = _Node(self._start_of_node, self._agent, say)
+        self._node = _Node(home, self._start_of_node, self._agent, say)
         self._socket = home.run / NODE_SOCKET
         self._shared = secrets.token_bytes(32)
         self._since = datetime.now(UTC)
@@ -95,8 +96,12 @@ class Appliance:
         self._identity = read_site_identity(home.root, now=self._since)
         self._start_of_node()
 
-    def run(self) -> None:
+    def run(self, *, control_socket: Path | None = None, control_group: str | None = None) -> None:
         """Work until a signal comes or `stop` is called.
+
+        Args:
+            control_socket: Where the administrator's commands connect, if not in the site's folder.
+            control_group: Whose members may command, beside the folder's owner and root.
 
         Raises:
             UsageError: Another appliance is at work in this folder.
@@ -113,7 +118,9 @@ class Appliance:
                       f" certificate until {written(self._identity.not_after)}")  # fmt: skip
             worker = threading.Thread(target=self._work, name="tasks", daemon=True)
             try:
-                with ControlServer(self._home, self, audit=self._agent.audit):
+                with ControlServer(
+                    self._home, self, audit=self._agent.audit, socket=control_socket, group=control_group
+                ):
                     self._node.keep()
                     worker.start()
                     while not self._stop.wait(LOOK_S):
@@ -224,7 +231,10 @@ class Appliance:
 class _Node:
     """The SuperNode's process, started again when it dies."""
 
-    def __init__(self, start: Callable[[], NodeStart], agent: SiteAgent, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, home: SiteHome, start: Callable[[], NodeStart], agent: SiteAgent, say: Callable[[str], None]
+    ) -> None:
+        self._home = home
         self.linked = False
         """Whether the coordinator answers, as far as is known."""
         self._start = start
@@ -273,11 +283,13 @@ class _Node:
 
     def _launch(self, start: NodeStart) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "fedmed_site.node_process"],
+            [sys.executable, "-P", "-m", "fedmed_site.node_process"],  # -P: nothing is imported from where it starts
+            cwd=self._home.run,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "FLWR_HOME": str(Path(start.socket).parent / "flower")},
+            env={key: value for key, value in os.environ.items() if key in _HANDED_ON}
+            | {"FLWR_HOME": str(self._home.run / "flower")},
         )
         with contextlib.suppress(BrokenPipeError):
             hand_over(start, _there(self._process.stdin))
@@ -305,23 +317,6 @@ class _Node:
         self._said = text
 
 
-def add_commands(commands: Commands) -> None:
-    """Add `fedmed site start`."""
-    start = add(commands, "start", "work for the consortium until stopped; in the foreground, for systemd too", _run)
-    add_home(start)
-    add_secret(start)
-
-
-def _run(parsed: argparse.Namespace) -> int:
-    Appliance(opened(parsed), secret_of(parsed, use="existing key"), say=_say_at_once).run()
-    return 0
-
-
-def _say_at_once(text: str) -> None:
-    say(text)
-    sys.stdout.flush()
-
-
 def _read(pipe: IO[bytes], listen: Callable[[str], None]) -> None:
     for line in pipe:
         listen(line.decode(errors="replace").rstrip())
@@ -337,7 +332,7 @@ def _study_of(plan_json: Any) -> str:
     """Return the name of the study in a plan that nobody has verified yet; empty where there is none."""
     try:
         name = msgspec.json.decode(str(plan_json).encode(), type=dict[str, Any])["study"]
-    except (msgspec.MsgspecError, KeyError):
+    except (msgspec.MsgspecError, KeyError, RecursionError):
         return ""
     return str(name)[:64] if str(name).isprintable() else ""
 

@@ -120,7 +120,8 @@ class Approvals:
         with self._locked():
             if self.knows(name):
                 return
-            if sum(state.state == "waiting" for state in self._states()) >= MOST_WAITING:
+            by_policy = self._home.record().policy.approval == "policy"
+            if not by_policy and sum(state.state == "waiting" for state in self._states()) >= MOST_WAITING:
                 raise RefusedError(FULL)
             folder = self._home.studies / name
             folder.mkdir(exist_ok=True, mode=0o700)

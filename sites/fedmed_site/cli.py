@@ -80,11 +80,11 @@ def _site_parser() -> Parser:
 
 def _add_consortium(commands: Commands) -> None:
     """Add what connects the site with others: joining, and running."""
-    from fedmed_site import appliance, doctor_cli, join_cli  # noqa: PLC0415  the parser alone needs no X.509
+    from fedmed_site import appliance_cli, doctor_cli, join_cli  # noqa: PLC0415  the parser alone needs no X.509
 
     join_cli.add_commands(commands)
     doctor_cli.add_commands(commands)
-    appliance.add_commands(commands)
+    appliance_cli.add_commands(commands)
 
 
 def parser_of(command: str) -> Parser:

@@ -24,6 +24,7 @@ from flwr.clientapp import ClientApp
 from fedmed.bundle import PLAN_DIGEST_KEY, PLAN_KEY, PLAN_SIGNATURES_KEY
 from fedmed.errors import RefusedError, UsageError
 from fedmed.exchange import ACTIONS, Action, Answer, Failure, Task, Work
+from fedmed.records import require_digest
 from fedmed.secagg.shamir import Entropy
 from fedmed_site.agent import SiteAgent
 from fedmed_site.participant import system_entropy
@@ -75,7 +76,6 @@ def _reply(
         plan_json = str(context.run_config[PLAN_KEY]).encode()
         announced = context.run_config[PLAN_DIGEST_KEY]
         signatures = str(context.run_config[PLAN_SIGNATURES_KEY])
-        task = _task_from(action, message.content)
         agent = agent_of(context)
         if hashlib.sha256(plan_json).hexdigest() != announced:
             return Failure(site=agent.name, code="ProtocolError", reason="the run's plan and its digest differ")
@@ -83,7 +83,7 @@ def _reply(
             agent.admit(plan_json, signatures)
         except RefusedError as error:
             return Failure(site=agent.name, code="RefusedError", reason=str(error))
-        return agent.respond(plan_json, task)
+        return agent.respond(plan_json, _task_from(action, message.content))
     except Exception as error:  # noqa: BLE001  the text of an unforeseen error may name local paths
         return Failure(site="", code=type(error).__name__, reason="the site could not read the task; see its own log")
 
@@ -91,9 +91,11 @@ def _reply(
 def _task_from(action: Action, content: RecordDict) -> Task:
     config = content.config_records["task"]
     arrays = content.array_records["arrays"]
+    plan_digest = str(config["plan-digest"])
+    require_digest("plan-digest", plan_digest)  # it goes into logs
     return Task(
         action=action,
-        plan_digest=str(config["plan-digest"]),
+        plan_digest=plan_digest,
         round=int(cast("int", config["round"])),
         arrays={name: array.numpy() for name, array in arrays.items()},
         works=cast("tuple[Work, ...]", tuple(str(config.get("works", "")).split())),

@@ -14,11 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedmed.audit import ChainLog
+from fedmed.data.jsonl import table_of
 from fedmed.data.schema import DataSet
 from fedmed.data.source import Cohort, Split, View
 from fedmed.data.tabular import TabularSource
 from fedmed.deid.policy import DeidPolicy
+from fedmed.deid.pseudonyms import Pseudonyms
 from fedmed.deid.tabular import DeidReport, deidentify_table
+from fedmed.deid.text import NoteCleaner, TextOptions
 from fedmed.errors import RefusedError
 from fedmed.files import write_atomic
 from fedmed.records import DataSpec, canonical_json, decode
@@ -33,21 +36,38 @@ class DataSets:
     log: ChainLog
 
     def prepare(self, source: Path, dataset: DataSet, policy: DeidPolicy) -> DeidReport:
-        """De-identify the table `source` and keep it as `dataset.name`.
+        """De-identify the table `source`, and the images that it names beside it, and keep them as `dataset.name`.
 
         Raises:
             DataError: The table is not what the schema says; nothing is kept of it.
         """
-        report = deidentify_table(
-            source,
-            schema=dataset.schema,
-            policy=policy,
-            key=self.home.pseudonym_key_path.read_bytes(),
-            out_dir=self.home.data(dataset.name),
-            log=self.log,
-        )
+        key, out = self.home.pseudonym_key_path.read_bytes(), self.home.data(dataset.name)
+        out.mkdir(parents=True, exist_ok=True, mode=0o700)
+        table = table_of(source, dataset.schema, out / "raw.csv")
+        try:
+            report = deidentify_table(
+                table,
+                schema=dataset.schema,
+                policy=policy,
+                key=key,
+                out_dir=out,
+                log=self.log,
+                clean=_Notes(key) if policy.free_text == "clean" else None,
+            )
+            if dataset.schema.image is not None:
+                self._prepare_images(table, source.parent, dataset)
+        finally:
+            if table != source:
+                table.unlink(missing_ok=True)  # it is as raw as its source
         write_atomic(self._description(dataset.name), canonical_json(replace(dataset, root=None)))
         return report
+
+    def _prepare_images(self, table: Path, folder: Path, dataset: DataSet) -> None:
+        from fedmed.data.imaging import prepare_images  # noqa: PLC0415  it imports pydicom
+
+        token = Pseudonyms(self.home.pseudonym_key_path.read_bytes()).token
+        out = self.home.data(dataset.name)
+        prepare_images(table, folder, schema=dataset.schema, token=token, out_dir=out, log=self.log)
 
     def holds(self, name: str) -> bool:
         """Return whether a data set of this name was prepared."""
@@ -97,6 +117,16 @@ class DataSets:
 
     def _description(self, name: str) -> Path:
         return self.home.data(name) / "dataset.json"
+
+
+class _Notes:
+    """What cleans the notes of a table: the rules for both languages, dates masked."""
+
+    def __init__(self, key: bytes) -> None:
+        self._cleaner = NoteCleaner(options=TextOptions(), key=key)
+
+    def __call__(self, text: str, *, patient: str) -> str:
+        return self._cleaner.clean(text, patient=patient).text
 
 
 def _view(data: DataSpec) -> View:

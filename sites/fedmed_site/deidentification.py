@@ -322,13 +322,14 @@ def options_digest(choices: Choices, columns: Columns, batch: Batch) -> str:
 
 
 def _jobs(
-    files: Callable[[], Iterator[tuple[str, Path]]], request: Request, setting: Setting, known: Mapping[str, ItemRecord]
+    files: Callable[[], Iterator[tuple[str, Path]]], request: Request, setting: Setting, known: dict[str, ItemRecord]
 ) -> Iterator[Job]:
+    """Yield a job for each file, with its last record, which leaves `known`."""
     pseudonyms = Pseudonyms(setting.pseudonym_key)
     for relative, path in files():
         item = item_name(relative, pseudonyms)
         stem = f"{item[:2]}/{item}" if request.names == "keyed" else relative
-        yield Job(item=item, path=path, stem=f"{ITEMS_FOLDER}/{stem}", known=known.get(item))
+        yield Job(item=item, path=path, stem=f"{ITEMS_FOLDER}/{stem}", known=known.pop(item, None))
 
 
 def _finish(request: Request, setting: Setting, batch: Batch, log: ChainLog, run: _Run) -> Result:

@@ -4,11 +4,12 @@ Why it exists: `flower-supernode` can't show a client certificate, waits three s
 opens whatever bundle comes, and takes its keys from files. This room starts the same loop without that.
 
 Rules:
-    * The only process of a site that faces the network, and only outwards; it holds no data and no model.
+    * The only process of a site that faces the network, and only outwards; it holds no data and no model. It runs as
+      the agent's own user, so whoever breaks into it can reach what that user can (docs/explanation/threat-model.md).
     * Its runtime interface is a Unix socket for the site agent, which takes the tasks (`runtime`).
     * A bundle that is not ours is dropped unopened: Flower gets ours in its place, the agent gets the
       foreign digest and refuses the task.
-    * Private keys come in memory, from the caller.
+    * Private keys come in memory, from the caller. Redirects are not followed, and nothing is unpacked.
     * What is touched of Flower is in this room and in `runtime`; a test pins its shape.
 
 What it does not do: run anything that a coordinator sends.
@@ -28,6 +29,8 @@ import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.proto.fab_pb2 import GetFabRequest, GetFabResponse
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse
+from flwr.proto.run_pb2 import GetRunRequest, GetRunResponse
+from flwr.supercore.constant import TaskType
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.protobuf.client import ProtobufClientInterceptor
 from flwr.supercore.retry import RetryInvoker
@@ -100,14 +103,23 @@ def fleet_client(context: ssl.SSLContext, pace: Pace, *, foreign: Callable[[str]
             *,
             retry_invoker: RetryInvoker | None = None,
         ) -> Self:
-            return cls(
+            client = cls(
                 f"https://{server_address}", interceptors=interceptors, verify=context, retry_invoker=retry_invoker
             )
+            inner: Any = client._client
+            inner.follow_redirects = False  # a coordinator could send requests into the hospital's own network
+            inner.headers["accept-encoding"] = "identity"  # nothing grows when it is unpacked
+            return client
 
         def PullMessages(self, request: PullMessagesRequest) -> PullMessagesResponse:  # noqa: N802  Flower's name
             response = super().PullMessages(request)
             if response.messages_list:
                 pace.message_came()
+            return response
+
+        def GetRun(self, request: GetRunRequest) -> GetRunResponse:  # noqa: N802  Flower's name
+            response = super().GetRun(request)
+            response.run.primary_task_type = TaskType.SERVER_APP  # any other makes tasks that nobody here takes
             return response
 
         def GetFab(self, request: GetFabRequest) -> GetFabResponse:  # noqa: N802  Flower's name
@@ -163,6 +175,7 @@ def run_node(
 def _serve_runtime(factory: NodeStateFactory, socket: Path, secret: bytes) -> None:
     """Serve the runtime interface on the socket, in a thread that ends with the process."""
     socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    socket.parent.chmod(0o700)  # uvicorn opens the socket to everybody for a moment
     socket.unlink(missing_ok=True)
     app = create_app(state_factory=factory, superexec_auth_secret=secret)
     server = uvicorn.Server(uvicorn.Config(app, uds=str(socket), ws="none", log_config=None, access_log=False))

@@ -32,7 +32,7 @@ def test_privacy_off_is_a_group_option_not_a_boolean() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["experiment=nope"], "experiment: there is no option 'nope'; it takes one of: heart"),
+        (["experiment=nope"], "experiment: there is no option 'nope'; it takes one of: consortium, heart"),
         (["privacy.epsilon=-1"], r"privacy\.epsilon must be above 0, got -1\.0; use privacy=off"),
         (["privacy.epsilon=abc"], r"privacy\.epsilon: expected float or null, got 'abc'"),
         (["privacy.foo=1"], r"privacy\.foo: unknown key; expected one of: clip_norm, delta"),
@@ -41,7 +41,7 @@ def test_privacy_off_is_a_group_option_not_a_boolean() -> None:
         (["plan.rounds=0"], r"plan\.rounds must be at least 1, got 0"),
         (["plan.rounds=2.5"], r"plan\.rounds: expected int, got 2\.5"),
         (["plan.rounds=[1"], r"plan\.rounds=\[1: expected key=value"),
-        (["engine=slurm"], "engine: expected one of: ray, inprocess; got 'slurm'"),
+        (["engine=slurm"], "engine: expected one of: ray, inprocess, processes; got 'slurm'"),
         (["model=linear", "model.adapter=lora"], "adapter=lora needs attention to adapt"),
         (["privacy=off", "privacy.epsilon=3"], r"privacy\.epsilon must be null with privacy=off"),
         (

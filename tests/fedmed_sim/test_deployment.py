@@ -303,7 +303,7 @@ identity = read_coordinator(root, now=datetime.now(UTC))
 secret = bytes(32)
 door = MemberDoorkeeper(
     members=identity.members_path, revoked=identity.revoked_path, consortium=identity.consortium,
-    authority=identity.ca_path.read_bytes(), now=lambda: datetime.now(UTC),
+    authority=identity.ca_path.read_bytes(), now=lambda: datetime.now(UTC), editions=root / "editions.json",
 )
 settings = superlink.SuperLinkSettings(
     host="127.0.0.1", port=identity.port, socket=root / "run" / "hostile.sock", database=root / "hostile.db"

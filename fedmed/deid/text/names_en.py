@@ -13,13 +13,12 @@ What it does not do: lone surnames without any context (a tagger may), or names 
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
 
 from fedmed.deid.text import contexts_en as context
 from fedmed.deid.text.lexicon_en import AMBIGUOUS, CLINICAL_NOUNS, EPONYMS, FIRST_NAMES, NOT_NAMES
 from fedmed.deid.text.name_shape_en import CREDENTIAL, SUFFIX, is_eponym, is_person, take
 from fedmed.deid.text.reading import Reading
-from fedmed.deid.text.spans import ROLES, Role, Span, merge
+from fedmed.deid.text.spans import ROLES, Role, Span
 from fedmed.deid.text.subjects_en import find_subjects
 
 
@@ -36,8 +35,7 @@ def find_names(reading: Reading) -> list[Span]:
     ]
     found += _in_sentences(view, lower, plain=plain)
     found += find_subjects(view, lower, plain=plain)
-    found += _everywhere(view, lower, found, plain=plain)
-    return [*found, *_joined(view, found)]
+    return [*found, *_everywhere(view, lower, found, plain=plain)]
 
 
 def _span(start: int, end: int, role: Role) -> Span:
@@ -247,20 +245,6 @@ def _everywhere(view: str, lower: str, found: Sequence[Span], *, plain: bool) ->
             suffix = SUFFIX.match(view, end)
             last = suffix.end() if suffix else end
             yield _span(before.start() if before and initial else start, last, roles[word])
-
-
-def _joined(view: str, found: Sequence[Span]) -> Iterator[Span]:
-    """Yield one name for two that only an initial, a particle or a hyphen parts."""
-    for left, right in pairwise(merge(found)):
-        gap = view[left.end : right.start]
-        if gap and len(gap) <= _LONGEST_GAP and _BETWEEN.fullmatch(gap):
-            yield _span(left.start, right.end, min(left.role, right.role, key=ROLES.index))
-
-
-_LONGEST_GAP = 12
-_BETWEEN = re.compile(
-    r"-| [A-Za-z]\.? |(?i: (?:van der|van den|van|von|ben|abu|de la|de|del|di|da|dos|bin|ibn|al|el|st\.?)[ -])"
-)
 
 
 def _occurrences(lower: str, words: Iterable[str]) -> Iterator[tuple[str, int]]:

@@ -40,7 +40,7 @@ def read_mark(note: str, pseudonyms: Pseudonyms) -> Marked:
     last = _AT_END.search(note)
     if last is not None:
         body = note[: last.start()]
-        if hmac.compare_digest(_code(body, pseudonyms), last["code"]) and MARK.search(body) is None:
+        if hmac.compare_digest(_code(body, pseudonyms), last["code"]):  # then no other mark is in it
             return Marked(body=body, tail=note[last.start() :], state="shifted")
     return Marked(body=note, tail="", state="never" if MARK.search(note) is None else "unclear")
 

@@ -168,19 +168,29 @@ def test_an_npz_of_many_images_gives_the_one_at_a_place(tmp_path: Path):
 
 
 def prepared(folder: Path, rows: list[str], schema: Schema = SCHEMA) -> ChainLog:
-    """Prepare the images of a table and return the log."""
+    """Prepare the images below `folder` that a table names, and return the log."""
     (folder / "t.csv").write_text("\n".join(["id,file,ill", *rows]) + "\n")
     log = ChainLog(folder / "audit.jsonl")
-    prepare_images(folder / "t.csv", folder, schema=schema, token=lambda who: f"t-{who}", out_dir=folder, log=log)
+    images = folder / "images"
+    images.mkdir(exist_ok=True)
+    prepare_images(folder / "t.csv", images, schema=schema, token=lambda who: f"t-{who}", out_dir=folder, log=log)
     return log
 
 
+def picture(folder: Path) -> Path:
+    """Write an image that can be read below `folder`."""
+    (folder / "images").mkdir(exist_ok=True)
+    Picture.new("L", (6, 6), 9).save(folder / "images" / "good.png")
+    return folder / "images" / "good.png"
+
+
 def test_a_corrupt_image_is_skipped_and_counted(tmp_path: Path):
-    """So is a file that is not there or lies outside the folder; a row without image is no fault."""
-    Picture.new("L", (6, 6), 9).save(tmp_path / "good.png")
-    (tmp_path / "bad.png").write_bytes((tmp_path / "good.png").read_bytes()[:40])
-    (tmp_path / "text.dcm").write_bytes(b"not an image")
-    rows = ["a,good.png,1", "b,bad.png,0", "c,text.dcm,0", "d,none.png,0", "e,../../etc/hostname,0", "f,,1"]
+    """So is a file that is not there or lies outside the folder, readable or not; a row without image is no fault."""
+    good = picture(tmp_path)
+    (good.parent / "bad.png").write_bytes(good.read_bytes()[:40])
+    (good.parent / "text.dcm").write_bytes(b"not an image")
+    (tmp_path / "outside.png").write_bytes(good.read_bytes())
+    rows = ["a,good.png,1", "b,bad.png,0", "c,text.dcm,0", "d,none.png,0", "e,../outside.png,0", "f,,1"]
     log = prepared(tmp_path, rows)
     body = log.entries()[-1].body
     assert (body["images"], body["missing"], body["unreadable"]) == (1, 1, 4)
@@ -195,7 +205,7 @@ def test_not_one_readable_image_is_an_error(tmp_path: Path):
 
 def test_images_that_the_log_does_not_vouch_for_are_refused(tmp_path: Path):
     """One flipped bit, or another schema, and they are not used."""
-    Picture.new("L", (6, 6), 9).save(tmp_path / "good.png")
+    picture(tmp_path)
     log = prepared(tmp_path, ["a,good.png,1"])
     other = Schema(name="scans", file="x", columns=SCHEMA.columns, targets=SCHEMA.targets, image=LUNG)
     with pytest.raises(IntegrityError, match="does not vouch"):
@@ -205,3 +215,9 @@ def test_images_that_the_log_does_not_vouch_for_are_refused(tmp_path: Path):
     (tmp_path / IMAGES_FILE).write_bytes(data)
     with pytest.raises(IntegrityError, match="does not vouch"):
         open_images(tmp_path, SCHEMA, log)
+
+
+def test_negative_values_keep_their_sign_in_twelve_bits(tmp_path: Path):
+    """Signed values of fewer bits than a word, as scanners store them."""
+    path = write_dicom(tmp_path / "a", np.full((4, 4), -600 & 0x0FFF, np.uint16), PixelRepresentation=1)
+    assert level(path, LUNG) == pytest.approx(expected(-600.0, LUNG), abs=1e-4)

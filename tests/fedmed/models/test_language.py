@@ -11,8 +11,11 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fedmed.data.schema import Column, Schema, Target, TextPart
-from fedmed.models import Architecture, attach_adapter, build_module, load_module, record_losses
+from fedmed.errors import ModelError
+from fedmed.models import Architecture, attach_adapter, build_module, load_module, record_losses, scores
 from fedmed.models.folder import folder_digest
+from fedmed.models.language import AnswerReader, conversation_ids, question
+from fedmed.models.text import Tokens
 from fedmed.privacy.engine import per_record_gradients
 from fedmed.records import ModelSpec
 from fedmed.rows import conversation, text_rows
@@ -131,3 +134,72 @@ def test_a_conversation_alone_has_the_loss_that_it_has_beside_a_longer_one(famil
     ]
     assert float(rows_of.abs().max()) > 0
     assert torch.allclose(rows_of, torch.cat(single), atol=1e-4 * float(rows_of.abs().max()))
+
+
+class Written:
+    """What a model returned, with logits that prefer these tokens."""
+
+    def __init__(self, wanted: list[list[int]]) -> None:
+        self.logits = torch.zeros(len(wanted), len(wanted[0]) + 1, 10)
+        for row, tokens in zip(self.logits, wanted, strict=True):
+            for place, token in enumerate(tokens):
+                row[place, token] = 5.0
+
+
+def test_exact_match_is_what_greedy_decoding_gives():
+    """Every token of the answer and its end come first; padding before a shorter answer is not looked at."""
+    reader = AnswerReader(Tokens("nowhere", 8), 8)
+    labels = torch.tensor([[3, 4, 2], [-100, 4, 2], [3, 4, 2], [3, 4, 2]])
+    found = reader.outputs(Written([[3, 4, 2], [9, 4, 2], [3, 4, 5], [3, 1, 2]]), {"shifted": labels})
+    assert scores(found).argmax(1).tolist() == [1, 1, 0, 0]
+    assert record_losses(found, torch.ones(4))[0] == record_losses(found, torch.ones(4))[1]  # a mean, not a sum
+
+
+def test_logits_are_those_before_each_token():
+    """A model that prefers every token one place too late is wrong everywhere."""
+    reader = AnswerReader(Tokens("nowhere", 8), 8)
+    late = Written([[9, 3, 4]])
+    assert scores(reader.outputs(late, {"shifted": torch.tensor([[3, 4, 2]])})).argmax(1).tolist() == [0]
+
+
+def test_answers_that_begin_alike_are_refused(causal_folder: Any):
+    """One token can't tell them apart; the message says what to do."""
+    spec = spec_of(causal_folder("gpt2"), answers=("yes", "yesterday"))
+    with pytest.raises(ModelError, match=r"model.answers: expected answers whose first tokens differ.*letters"):
+        build_module(Architecture.of(spec, features=CHARACTERS, classes=2), seed=1)
+
+
+def test_as_many_answers_as_classes(causal_folder: Any):
+    """Three answers can't stand for two classes."""
+    spec = spec_of(causal_folder("gpt2"), answers=("a", "b", "c"))
+    with pytest.raises(ModelError, match="answers must name one for each of 2 classes"):
+        Architecture.of(spec, features=CHARACTERS, classes=2)
+
+
+@pytest.mark.parametrize("max_tokens", [8, 20, 200])
+def test_too_long_a_conversation_loses_its_beginning_and_never_its_answer(causal_folder: Any, max_tokens: int):
+    """What is left ends with the answer and its end, and is no longer than the model may see."""
+    tokenizer = Tokens(str(causal_folder("llama")), max_tokens).tokenizer()
+    before, answer = conversation_ids(tokenizer, talk("a rather long question", "yes"), max_tokens)
+    assert len(before) + len(answer) <= max_tokens
+    assert answer == [*tokenizer("yes", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    assert tokenizer.decode(before).endswith("<|assistant|>"[-len(before) :])
+
+
+def test_too_long_a_note_is_cut_inside_its_prompt(causal_folder: Any):
+    """The question after the note stays whole."""
+    tokenizer = Tokens(str(causal_folder("llama")), 60).tokenizer()
+    asked = question(tokenizer, "{text} Is it malignant?", "n" * 500, 60)
+    assert asked.endswith("n Is it malignant?<|assistant|>")
+    assert len(tokenizer(asked, add_special_tokens=False)["input_ids"]) <= 60
+
+
+@pytest.mark.parametrize(
+    ("family", "names"), [("gpt2", {"c_attn"}), ("llama", {"q_proj", "v_proj"}), ("qwen3", {"q_proj", "v_proj"})]
+)
+def test_attention_is_found_by_the_familys_names(family: str, names: set[str], causal_folder: Any):
+    """Only B of those layers is trained: the head of a language model is its vocabulary."""
+    module = adapted(spec_of(causal_folder(family)))
+    trained = [name for name, value in module.named_parameters() if value.requires_grad]
+    assert {name.split(".")[-4] for name in trained} == names
+    assert all("lora_B" in name for name in trained)

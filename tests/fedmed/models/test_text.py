@@ -26,7 +26,7 @@ from fedmed.models import (
 )
 from fedmed.models.vector import Layout
 from fedmed.privacy.engine import per_record_gradients
-from fedmed.records import ModelSpec
+from fedmed.records import LoraRule, ModelSpec, TrainingSpec
 from fedmed.rows import text_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT's own
@@ -84,6 +84,17 @@ def test_two_private_rounds_and_the_adapter_loads_in_plain_peft(
     assert torch.allclose(found, expected, atol=1e-5)
     assert not torch.allclose(before, expected, atol=1e-3)
     assert np.isfinite(start).all()
+
+
+@pytest.mark.parametrize("rule", ["fedsvd", "rolora", "fedit", "mr-mtl"])
+def test_every_rule_trains_an_encoder(rule: LoraRule, text_folder: Any, clinics: Any, some_notes: Any, tmp_path: Path):
+    """Factors that are refreshed, alternate, are both averaged, or stay at the site: two private rounds each."""
+    sites = clinics(SCHEMA, tables(some_notes))
+    training = TrainingSpec(
+        rounds=2, local_steps=1, sample_rate=0.5, learning_rate=0.1, proximal=0.5 if rule == "mr-mtl" else 0.0
+    )
+    plan = sites.plan(spec_of(text_folder("bert"), lora_rule=rule), features=48, training=training)
+    assert (sites.train(plan, tmp_path / "state") / "model" / "adapter_model.safetensors").is_file()
 
 
 def architecture(folder: Path | None, **changes: Any) -> Architecture:

@@ -38,6 +38,10 @@ def test_names_in_their_contexts(cleaner: NoteCleaner, note: str, name: str) -> 
         ("patient seen today. his mother, ysolde vroonhof, can be reached at home after five", "ysolde vroonhof"),
         ("wound dry, no drainage, will see in two weeks\n-- quenby oduya 12/04/2021", "quenby oduya"),
         ("the film of this morning was read by p. lanzmann. no acute change was seen", "lanzmann"),
+        (
+            "name: imogen thackrayson. accompanied by imogen q thackrayson today, no acute change seen",
+            "imogen q thackrayson",
+        ),
         ("please consult imogen thackrayson (cardiology) and repeat the tracing in the morning", "imogen thackrayson"),
     ],
 )
@@ -52,7 +56,8 @@ def test_names_where_capitals_tell_nothing(cleaner: NoteCleaner, note: str, name
     "note",
     [
         "Lisinopril was discontinued. Metoprolol was given. Currently denies pain. Mom reports a rash.",
-        "Rheumatology felt that this was reactive. PMI felt in the fifth space. Staff understands and agrees.",
+        "Rheumatology felt that this was reactive. Neonatal Endocrinology agrees. PMI felt in the fifth space.",
+        "Staff understands and agrees.",
         "The patient will remain on therapy, and the patient may require more.",
         "Dear Colleague: thank you for your help. Follow up with Cardiology Clinic tomorrow.",
         "Surgeon Preference Card reviewed. Attending Physician Note follows. Signed Consent Form on chart.",
