@@ -15,6 +15,7 @@ What it does not do: know what a study is, or keep its state.
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ from flwr.proto.runtime_pb2 import (
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.fab import Fab
+from flwr.supercore.inflatable.inflatable_utils import pull_objects
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -40,7 +42,7 @@ from flwr.supercore.protobuf.client import ProtobufClient
 from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
-from flwr.superlink.grid import HttpGrid
+from flwr.superlink.grid import HttpGrid, http_grid
 
 from fedmed.bundle import bundle, bundle_digest
 from fedmed.errors import SiteFailureError
@@ -48,6 +50,9 @@ from fedmed.errors import SiteFailureError
 HEARTBEAT_S: Final = 15.0
 """Seconds between signs of life; Flower gives up a run after sixty."""
 TIMEOUT_S: Final = 60.0
+FIRST_LOOK_S: Final = 0.05
+"""A reply is announced before all its parts are there; Flower would look again after a second, then two, then four."""
+LONGEST_LOOK_S: Final = 1.0
 _ACQUIRE: Final = "/flwr.proto.Runtime/AcquireTask"
 
 
@@ -115,6 +120,10 @@ def _begin(
     if not task.token:
         raise SiteFailureError("the SuperLink did not give out the run that was just started; start the study again")
     return str(task.token)
+
+
+_pulling: Any = http_grid
+_pulling.pull_objects = partial(pull_objects, initial_backoff=FIRST_LOOK_S, backoff_cap=LONGEST_LOOK_S)
 
 
 class _LocalGrid(HttpGrid):

@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -31,6 +32,7 @@ from flwr.proto.fab_pb2 import GetFabRequest, GetFabResponse
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse
 from flwr.proto.run_pb2 import GetRunRequest, GetRunResponse
 from flwr.supercore.constant import TaskType
+from flwr.supercore.inflatable.inflatable_utils import pull_objects
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.protobuf.client import ProtobufClientInterceptor
 from flwr.supercore.retry import RetryInvoker
@@ -46,6 +48,8 @@ LOOK_S: Final = 0.2
 IDLE_LOOK_S: Final = 3.0
 """Seconds between looks when nothing has come for a while."""
 IDLE_AFTER_S: Final = 60.0
+FIRST_LOOK_S: Final = 0.05
+"""A message is announced before all its parts are there; Flower would look again after 1, 2, 4 seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +158,7 @@ def run_node(
     pace = Pace()
     patched: Any = start_client_internal
     patched.time = _Clock(pace)
+    patched.pull_objects = partial(pull_objects, initial_backoff=FIRST_LOOK_S, backoff_cap=IDLE_LOOK_S)
     connection: Any = fleet_http_connection
     connection.FleetHttpClient = fleet_client(context, pace, foreign=foreign)
     factory = NodeStateFactory(objectstore_factory=ObjectStoreFactory())

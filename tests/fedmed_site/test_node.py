@@ -10,6 +10,7 @@ import pytest
 from flwr.proto.fab_pb2 import Fab, GetFabRequest, GetFabResponse
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse
 from flwr.proto.message_pb2 import Message
+from flwr.superlink.grid import http_grid
 from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supernode.runtime import run_clientapp
 
@@ -72,3 +73,9 @@ def test_what_the_task_loop_takes_from_flower_is_there():
     assert list(inspect.signature(run_clientapp.push_task_output).parameters) == [
         "client", "context", "sub_status", "details",
     ]  # fmt: skip
+
+
+def test_parts_of_a_message_are_looked_for_again_at_once():
+    """The node's loop and the coordinator's grid take the function from where it is put."""
+    for module in (start_client_internal, http_grid):
+        assert "= pull_objects(" in inspect.getsource(module)
