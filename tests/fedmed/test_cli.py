@@ -96,4 +96,4 @@ def test_the_simulations_help_shows_examples_and_groups(capsys: pytest.CaptureFi
     out = capsys.readouterr().out
     assert ended.value.code in {0, None}
     assert "experiment=heart data.root=PATH" in out
-    assert "model: linear, mlp, tabular_transformer" in out
+    assert "linear, mlp, ngrams, survival, tabular_transformer" in out

@@ -28,6 +28,9 @@ from fedmed_site.agent import SiteAgent
 from fedmed_site.home import SiteHome
 from fedmed_site.replies import HEAD_BYTES
 
+SHARED = replace(
+    PRIVATE, trust_model="distributed", distance=1e-9, noise_multiplier=4.0, release_noise_multiplier=8.0
+)
 PHASES = ("query.offer", "train.share", "train.mask", "query.certify", "query.unmask")
 
 
@@ -297,7 +300,7 @@ def test_a_study_with_shared_noise_charges_each_site_for_the_whole_noise(
     plan = consortium.plan(
         aggregation=SECURE,
         training=replace(consortium.plan().training, local_steps=1),
-        privacy=replace(PRIVATE, trust_model="distributed", noise="system", distance=1e-9),
+        privacy=replace(SHARED, noise="system"),
     )
     consortium.runner(plan, tmp_path / "state").run()
     progress = load_progress(tmp_path / "state" / "checkpoint.tensors", plan_digest=digest(plan))
@@ -305,7 +308,7 @@ def test_a_study_with_shared_noise_charges_each_site_for_the_whole_noise(
     assert np.abs(progress.model).max() > 0
     for home in consortium.homes:
         events = SiteAgent.open(home).ledger("tiny").events()
-        assert [(event.noise_multiplier, event.distance) for event in events] == [(1.0, 1e-9)] * 3 + [(2.0, 1e-9)]
+        assert [(event.noise_multiplier, event.distance) for event in events] == [(4.0, 1e-9)] * 3 + [(8.0, 1e-9)]
 
 
 @pytest.mark.parametrize(
@@ -321,9 +324,8 @@ def test_shared_noise_is_refused_where_it_would_not_hold(consortium: Consortium,
     training = replace(
         consortium.plan().training, **{"local_steps": 1, "sample_rate": 1.0, **changes.get("training", {})}
     )
-    shared = replace(PRIVATE, trust_model="distributed", distance=1e-9)
     with pytest.raises(ValueError, match=r"privacy\.trust_model must be local"):
-        consortium.plan(aggregation=changes.get("aggregation", SECURE), training=training, privacy=shared)
+        consortium.plan(aggregation=changes.get("aggregation", SECURE), training=training, privacy=SHARED)
 
 
 def test_partial_participation(consortium: Consortium, tmp_path: Path) -> None:
@@ -369,7 +371,7 @@ def test_an_upload_that_others_certified_is_not_noised_twice_under_one_charge(
     plan = consortium.plan(
         aggregation=SECURE,
         training=replace(consortium.plan().training, local_steps=1),
-        privacy=replace(PRIVATE, trust_model=trust, distance=1e-9 if trust == "distributed" else 0.0),
+        privacy=SHARED if trust == "distributed" else PRIVATE,
     )
     channel = consortium.channel(plan)
     again = []
@@ -400,7 +402,7 @@ def test_every_segment_of_a_round_is_charged_anew_on_its_own(consortium: Consort
     plan = consortium.plan(
         aggregation=replace(SECURE, attempts=1),
         training=replace(consortium.plan().training, rounds=1, local_steps=1),
-        privacy=replace(PRIVATE, trust_model="distributed", distance=1e-9),
+        privacy=SHARED,
     )
     channel = consortium.channel(plan)
     cohort = dict(enumerate(consortium.roster.names))
@@ -428,10 +430,9 @@ def test_every_segment_of_a_round_is_charged_anew_on_its_own(consortium: Consort
 
 def test_a_second_study_from_the_same_start_is_another_release(consortium: Consortium, tmp_path: Path) -> None:
     """Equal clipped sums of two plans are each noised and charged; neither plan is refused for the other's sake."""
-    shared = replace(PRIVATE, trust_model="distributed", distance=1e-9)
     training = replace(consortium.plan().training, rounds=1, local_steps=1)
     for seed in (1, 2):
-        plan = consortium.plan(aggregation=SECURE, training=training, privacy=shared, seed=seed)
+        plan = consortium.plan(aggregation=SECURE, training=training, privacy=SHARED, seed=seed)
         assert consortium.runner(plan, tmp_path / str(seed)).run().rounds == 1
 
 

@@ -364,9 +364,10 @@ def test_after_the_run_an_offer_of_it_is_refused(consortium: Consortium) -> None
 
 
 def test_phases_without_training_need_no_torch(consortium: Consortium) -> None:
-    """A whole appliance answers an offer without loading torch, opacus or transformers."""
+    """A whole appliance answers an offer of a plan that it knows without loading torch, opacus or transformers."""
     plan = secure_plan(consortium)
     asked = start_of(plan)
+    assert isinstance(ask(consortium, plan, Task(action="query.describe", plan_digest=asked.plan_digest)), Answer)
     job = (str(consortium.homes[0]), canonical_json(plan), pickle.dumps(task_of(asked, offer_of(consortium, asked))))
     code = """
 import pickle, sys
