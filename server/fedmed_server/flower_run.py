@@ -13,18 +13,20 @@ What it does not do: know what a study is, or keep its state.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
+from flwr.app import Message
 from flwr.common.constant import SubStatus
 from flwr.common.serde import fab_to_proto, run_from_proto, user_config_to_proto
 from flwr.proto.control_pb2 import StartRunRequest, StopRunRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
 from flwr.proto.runtime_pb2 import (
     AcquireTaskRequest,
+    PullAppMessagesRequest,
     PullTaskInputRequest,
     PushTaskOutputRequest,
     SendTaskHeartbeatRequest,
@@ -32,7 +34,14 @@ from flwr.proto.runtime_pb2 import (
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.fab import Fab
-from flwr.supercore.inflatable.inflatable_utils import pull_objects
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectUnavailableError,
+    inflate_object_from_contents,
+    pull_objects,
+)
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -42,7 +51,7 @@ from flwr.supercore.protobuf.client import ProtobufClient
 from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
-from flwr.superlink.grid import HttpGrid, http_grid
+from flwr.superlink.grid import HttpGrid
 
 from fedmed.bundle import bundle, bundle_digest
 from fedmed.errors import SiteFailureError
@@ -53,13 +62,15 @@ TIMEOUT_S: Final = 60.0
 FIRST_LOOK_S: Final = 0.05
 """A reply is announced before all its parts are there; Flower would look again after a second, then two, then four."""
 LONGEST_LOOK_S: Final = 1.0
+LONGEST_PARTS_S: Final = 60.0
+"""How long after a message's end its last parts may come."""
 _ACQUIRE: Final = "/flwr.proto.Runtime/AcquireTask"
 
 
 @contextmanager
 def hold_run(
     socket: Path, secret: bytes, config: Mapping[str, str], *, before: int | None, started: Callable[[int], None]
-) -> Iterator[HttpGrid]:
+) -> Iterator["LocalGrid"]:
     """Start a run, yield the grid that reaches its sites, and end the run with the block.
 
     Args:
@@ -73,7 +84,7 @@ def hold_run(
         SiteFailureError: The SuperLink is not there, or gave the run to somebody else.
     """
     token = _begin(socket, secret, config, before=before, started=started)
-    grid = _LocalGrid(socket, token)
+    grid = LocalGrid(socket, token)
     client: RuntimeHttpClient = grid.client
     with _alive(client):
         response = client.PullTaskInput(PullTaskInputRequest())
@@ -122,22 +133,66 @@ def _begin(
     return str(task.token)
 
 
-_pulling: Any = http_grid
-_pulling.pull_objects = partial(pull_objects, initial_backoff=FIRST_LOOK_S, backoff_cap=LONGEST_LOOK_S)
-
-
-class _LocalGrid(HttpGrid):
-    """Flower's grid over the SuperLink's local socket."""
+class LocalGrid(HttpGrid):
+    """Flower's grid over the SuperLink's local socket, which hands out replies one by one."""
 
     def __init__(self, socket: Path, token: str) -> None:
         super().__init__(insecure=True, token=token)
         self._socket = socket
+        self._arriving: dict[str, ObjectTree] = {}
         self._connect()
 
     @property
     def client(self) -> RuntimeHttpClient:
         """The client of the runtime interface."""
         return self._runtime_client
+
+    def each(self, identifiers: Collection[str]) -> Iterator[tuple[str, Message | None]]:
+        """Look once for replies to messages; yield each with the message that it answers as it is put together.
+
+        A reply whose parts are still on their way is yielded at a later look; the others need not wait for it.
+        One that can't be put together is None: its sender made one that is none.
+        """
+        self._arriving = {answered: tree for answered, tree in self._arriving.items() if answered in identifiers}
+        wanted = [identifier for identifier in identifiers if identifier not in self._arriving]
+        found = self.client.PullMessages(PullAppMessagesRequest(message_ids=wanted))
+        for outline, tree in zip(found.messages_list, found.message_object_trees, strict=True):
+            if outline.metadata.reply_to_message_id in wanted:
+                self._arriving[outline.metadata.reply_to_message_id] = tree
+        for answered, tree in list(self._arriving.items()):
+            pull = make_pull_object_fn_protobuf(self.client.PullObject, self.node, self.run.run_id)
+            try:
+                pull(tree.object_id)  # the message itself, which is sent after its parts
+            except ObjectUnavailableError:
+                continue
+            except ObjectPullError:
+                del self._arriving[answered]
+                yield answered, None
+                continue
+            del self._arriving[answered]
+            yield answered, self._whole(tree, pull)
+
+    def _whole(self, tree: ObjectTree, pull: Callable[[str], bytes]) -> Message | None:
+        """Fetch the parts of a reply and put it together."""
+        name = tree.object_id
+        try:
+            parts = pull_objects(
+                [part.object_id for part in iterate_object_tree(tree)],
+                pull_object_fn=pull,
+                max_time=LONGEST_PARTS_S,
+                initial_backoff=FIRST_LOOK_S,
+                backoff_cap=LONGEST_LOOK_S,
+            )
+            self.client.ConfirmMessageReceived(
+                ConfirmMessageReceivedRequest(node=self.node, run_id=self.run.run_id, message_object_id=name)
+            )
+            message = inflate_object_from_contents(name, parts)
+        except (ObjectPullError, AttributeError, TypeError, ValueError, KeyError, MemoryError):
+            return None
+        if not isinstance(message, Message):
+            return None
+        message.metadata.__dict__["_message_id"] = name
+        return message
 
     def _connect(self) -> None:
         self._client = _over(

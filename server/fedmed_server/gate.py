@@ -20,13 +20,14 @@ Source: the ASGI specification 3.0.
 import asyncio
 import base64
 import binascii
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable, MutableMapping
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fedmed.errors import FedMedError
+from fedmed.longpoll import Application, Receive, Scope, Send
 
 FLEET: Final = frozenset(
     f"/v1/fleet/{name}"
@@ -45,11 +46,6 @@ MOST_BODY: Final = {"/v1/fleet/push-object": 32 << 20, "/v1/fleet/push-messages"
 MOST_OTHER_BODY: Final = 64 * 1024
 NODE_KEY_HEADER: Final = b"flwr-public-key"
 CERTIFICATE_KEY: Final = "fedmed.client-certificate"
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Doorkeeper(Protocol):

@@ -13,12 +13,12 @@ What it does not do: aggregate, retry, or choose the cohort.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Final, cast
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from fedmed.exchange import Answer, Failure, Task
@@ -33,13 +33,20 @@ class GridChannel:
     """A `Channel` over Flower's Grid."""
 
     def __init__(
-        self, grid: Grid, *, poll_interval_s: float = 0.2, names: Callable[[], Mapping[int, str]] | None = None
+        self,
+        grid: Grid,
+        *,
+        poll_interval_s: float = 0.2,
+        names: Callable[[], Mapping[int, str]] | None = None,
+        pull: Callable[[Collection[str]], Iterator[tuple[str, Message | None]]] | None = None,
     ) -> None:
         """Prepare the channel.
 
         Args:
             grid: Flower's.
             poll_interval_s: Seconds between looks for replies.
+            pull: Looks once for replies to these messages, and yields each with the message that it answers as it
+                is put together, None where it can't be; the grid's own way, one by one, where it is None.
             names: The members' names by node, where they are known from certificates; a site that calls itself
                 something else has not answered.
         """
@@ -47,6 +54,7 @@ class GridChannel:
         self._names = names
         self._grid = grid
         self._poll_interval_s = poll_interval_s
+        self._pull = pull or self._one_by_one
 
     def addresses(self) -> tuple[int, ...]:
         """Return the identifiers of the connected nodes, sorted."""
@@ -58,26 +66,26 @@ class GridChannel:
         names = {} if self._names is None else dict(self._names())
         deadline = time.monotonic() + timeout_s
         while owed and time.monotonic() < deadline:
-            for identifier in list(owed):
-                for reply in self._pulled(identifier):
-                    address = owed.pop(identifier)
-                    yield address, reply if self._names is None else _named(reply, names.get(address, ""))
-                    break
+            for identifier, message in self._pull(tuple(owed)):
+                address = owed.pop(identifier)
+                reply = MALFORMED if message is None else self._read(message)
+                yield address, reply if self._names is None else _named(reply, names.get(address, ""))
             if owed:
                 time.sleep(self._poll_interval_s)
         for address in owed.values():
             late = Failure(site="", code="timeout", reason=f"no reply within {timeout_s:g} seconds")
             yield address, late if self._names is None else _named(late, names.get(address, ""))
 
-    def _pulled(self, identifier: str) -> Iterator[Answer | Failure]:
-        """Yield what answers a message; what Flower can't put together is a failure of the site that sent it."""
-        try:
-            messages = list(self._grid.pull_messages([identifier]))
-        except (AttributeError, TypeError, ValueError, KeyError, MemoryError):
-            yield MALFORMED
-            return
-        for message in messages:
-            yield self._read(message)
+    def _one_by_one(self, identifiers: Collection[str]) -> Iterator[tuple[str, Message | None]]:
+        """Yield what answers each message; what Flower can't put together is a failure of the site that sent it."""
+        for identifier in identifiers:
+            try:
+                messages = list(self._grid.pull_messages([identifier]))
+            except (AttributeError, TypeError, ValueError, KeyError, MemoryError):
+                yield identifier, None
+                continue
+            for message in messages[:1]:
+                yield identifier, message
 
     def _push(self, tasks: Mapping[int, Task]) -> dict[str, int]:
         """Send the tasks and return whom each message identifier belongs to; equal tasks are encoded once."""
@@ -108,10 +116,11 @@ class GridChannel:
         facts: dict[str, str | float] = {
             key: _plain(value) for key, value in answer.items() if key not in ("site", "message")
         }
-        for key, value in message.content.metric_records["numbers"].items():
+        for key, value in message.content.metric_records.get("numbers", MetricRecord()).items():
             if isinstance(value, int | float):
                 facts[key] = float(value)
-        arrays = {name: array.numpy() for name, array in message.content.array_records["arrays"].items()}
+        sent = message.content.array_records.get("arrays", ArrayRecord())
+        arrays = {name: array.numpy() for name, array in sent.items()}
         return Answer(
             site=str(answer["site"]), arrays=arrays, facts=facts, message=cast("bytes", answer.get("message", b""))
         )
@@ -130,13 +139,16 @@ def _plain(text: object) -> str:
 
 
 def _content_of(task: Task) -> RecordDict:
-    arrays = {name: Array(np.ascontiguousarray(array)) for name, array in task.arrays.items()}
     config = ConfigRecord({"plan-digest": task.plan_digest, "round": task.round})
     if task.works:
         config["works"] = " ".join(task.works)
     if task.message:
         config["message"] = task.message  # Flower can't count the bytes of empty values, so they are left out
-    return RecordDict({"arrays": ArrayRecord(arrays), "task": config})
+    content = RecordDict({"task": config})
+    if task.arrays:  # every record is an object of its own on the way, so there are none without content
+        arrays = {name: Array(np.ascontiguousarray(array)) for name, array in task.arrays.items()}
+        content["arrays"] = ArrayRecord(arrays)
+    return content
 
 
 def _size(content: RecordDict) -> int:

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from fedmed.learning.ewc import Knowledge
 
 LOOK_S: Final = 2.0
+LOOK_AGAIN_S: Final = 0.01
+"""Between looks for replies; each of them waits at the SuperLink until one has come."""
 """Seconds between questions to sites that are not ready."""
 DESCRIBE_S: Final = 300.0
 PATIENCE_S: Final = 24 * 3600.0
@@ -109,7 +111,12 @@ def _run(
         before=state.run,
         started=lambda run: _started(studies, settings.study, run),
     ) as grid:
-        channel = GridChannel(grid, names=lambda: {node.node_id: node.name for node in grid.get_nodes()})
+        channel = GridChannel(
+            grid,
+            poll_interval_s=LOOK_AGAIN_S,
+            names=lambda: {node.node_id: node.name for node in grid.get_nodes()},
+            pull=grid.each,
+        )
         journal = Journal(folder, plan)
         wanted = state.sites_wanted
         while True:

@@ -8,6 +8,7 @@ Rules:
     * Everything of Flower's server internals is in this room and in `flower_run`; a test pins their shape.
     * Private keys stay in this process's memory; the database and the object store are on disk.
     * Nodes are registered from the consortium's list of members, never by themselves.
+    * A SuperNode's look for messages waits until the studies sent some, a study's look for replies until one came.
     * Telemetry, update checks and the installation of dependencies are off.
 
 What it does not do: run studies, or hold the key that signs plans.
@@ -15,7 +16,9 @@ What it does not do: run studies, or hold the key that signs plans.
 
 import asyncio
 import logging
+import math
 import ssl
+import time
 from asyncio import constants
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -39,13 +42,11 @@ from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
 
 from fedmed.errors import RefusedError
+from fedmed.longpoll import Application, Bell, LongPoll, Receive, Scope, Send
 from fedmed_server.gate import (
-    Application,
+    NODE_KEY_HEADER,
     Doorkeeper,
     Gate,
-    Receive,
-    Scope,
-    Send,
     certified_protocol,
     node_key_of,
 )
@@ -58,6 +59,12 @@ KEEP_ALIVE_S: Final = 75
 HANDSHAKE_S: Final = 10.0
 MOST_REQUESTS: Final = 512
 """At one time, of all sites together."""
+SITE_WAITS_S: Final = 20.0
+"""How long a SuperNode's look for messages waits for one: less than a proxy's usual half minute, and than Flower's."""
+STUDY_WAITS_S: Final = 1.0
+"""How long a study's look for replies waits for one; its deadlines are that late at most."""
+SEARCH_S: Final = 1.0
+RUNTIME_TOKEN_HEADER: Final = b"flwr-task-token"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +105,24 @@ def serve(
     settings.socket.unlink(missing_ok=True)
     logging.getLogger("flwr").setLevel(logging.WARNING)
     app = create_app(_lifespan_config(settings, secret), SuperLinkLifespan)
+    _unburden(app.state.linkstate_factory.state())
+    messages, replies = Bell(), Bell()
+    fleet = LongPoll(
+        app,
+        waits={"/v1/fleet/pull-messages": messages},
+        rings={"/v1/fleet/push-messages": replies.ring, "/v1/fleet/push-object": replies.ring},
+        caller_header=NODE_KEY_HEADER,
+        longest_s=SITE_WAITS_S,
+    )
+    local = LongPoll(
+        app,
+        waits={"/v1/runtime/pull-messages": replies},
+        rings={"/v1/runtime/push-messages": messages.ring},
+        caller_header=RUNTIME_TOKEN_HEADER,
+        longest_s=STUDY_WAITS_S,
+    )
     outside = uvicorn.Config(
-        Gate(_Takeover(app, app.state.linkstate_factory), doorkeeper, refused=refused),
+        Gate(_Takeover(fleet, app.state.linkstate_factory), doorkeeper, refused=refused),
         host=settings.host,
         port=settings.port,
         http=certified_protocol(doorkeeper, refused),
@@ -113,7 +136,7 @@ def serve(
         log_config=None,
         access_log=False,
     )
-    inside = uvicorn.Config(app, uds=str(settings.socket), ws="none", log_config=None, access_log=False)
+    inside = uvicorn.Config(local, uds=str(settings.socket), ws="none", log_config=None, access_log=False)
     registry = _Registry(app.state.linkstate_factory, members, refused)
     constants.__dict__["SSL_HANDSHAKE_TIMEOUT"] = HANDSHAKE_S  # asyncio has no other way, and uvicorn hands none on
     asyncio.run(_serve(inside, outside, registry, settings.socket))
@@ -198,6 +221,24 @@ class _Registry:
                 await asyncio.to_thread(self.refresh)
             except Exception as error:  # noqa: BLE001  a list that is just being copied, a busy database: look again
                 self._say(f"the list of members could not be taken over ({type(error).__name__}); trying again")
+
+
+def _unburden(state: Any, clock: Callable[[], float] = time.monotonic) -> None:
+    """Spare the database two writes at every request: a search for dead tasks, and a count that nobody reads.
+
+    Dead tasks are searched for once a second; what travels is counted by the study (`channel.Traffic`).
+    """
+    search = state._cleanup_expired_task_tokens  # noqa: SLF001  Flower has no other way
+    last = -math.inf
+
+    def search_seldom() -> None:
+        nonlocal last
+        if clock() - last >= SEARCH_S:
+            last = clock()
+            search()
+
+    state._cleanup_expired_task_tokens = search_seldom  # noqa: SLF001  likewise
+    state.store_traffic = lambda _run, *, bytes_sent, bytes_recv: None  # noqa: ARG005  Flower's signature
 
 
 def _lifespan_config(settings: SuperLinkSettings, secret: bytes) -> SuperLinkLifespanConfig:

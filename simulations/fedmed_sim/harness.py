@@ -175,7 +175,7 @@ class Simulation:
         if not target.is_dir():
             stage = self._folder.what_if / ".sites"
             shutil.rmtree(stage, ignore_errors=True)
-            shutil.copytree(self._folder.sites, stage)
+            shutil.copytree(self._folder.sites, stage, ignore=_sockets)
             stage.rename(target)
         runner.run(
             plan, base=self._folder.base, state=self._folder.what_if / "study", sites=target, knowledge=knowledge
@@ -352,3 +352,8 @@ def _digest_of(knowledge: Knowledge | None) -> str | None:
 
 def _read_seconds(path: Path) -> dict[str, float]:
     return msgspec.json.decode(path.read_bytes(), type=dict[str, float]) if path.is_file() else {}
+
+
+def _sockets(folder: str, names: list[str]) -> list[str]:
+    """Return which of these are sockets: of processes at work, which copies don't have."""
+    return [name for name in names if (Path(folder) / name).is_socket()]

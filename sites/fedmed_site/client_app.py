@@ -90,7 +90,7 @@ def _reply(
 
 def _task_from(action: Action, content: RecordDict) -> Task:
     config = content.config_records["task"]
-    arrays = content.array_records["arrays"]
+    arrays = content.array_records.get("arrays", ArrayRecord())
     plan_digest = str(config["plan-digest"])
     require_digest("plan-digest", plan_digest)  # it goes into logs
     return Task(
@@ -110,15 +110,14 @@ def _content_of(reply: Answer | Failure) -> RecordDict:
     numbers: dict[str, int | float | list[int] | list[float]] = {
         key: float(value) for key, value in reply.facts.items() if not isinstance(value, str)
     }
-    arrays = {name: Array(np.ascontiguousarray(array)) for name, array in reply.arrays.items()}
     message = {"message": reply.message} if reply.message else {}
-    return RecordDict(
-        {
-            "arrays": ArrayRecord(arrays),
-            "numbers": MetricRecord(numbers),
-            "answer": ConfigRecord({"site": reply.site, **message, **texts}),
-        }
-    )
+    content = RecordDict({"answer": ConfigRecord({"site": reply.site, **message, **texts})})
+    if reply.arrays:  # every record is an object of its own on the way, so there are none without content
+        arrays = {name: Array(np.ascontiguousarray(array)) for name, array in reply.arrays.items()}
+        content["arrays"] = ArrayRecord(arrays)
+    if numbers:
+        content["numbers"] = MetricRecord(numbers)
+    return content
 
 
 app = build_client_app(home_from_environment)

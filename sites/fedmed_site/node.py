@@ -1,4 +1,4 @@
-"""The site's SuperNode: Flower's own loop with mutual TLS, quick looks, and no foreign bundle.
+"""The site's SuperNode: Flower's own loop with mutual TLS, looks that wait for an answer, and no foreign bundle.
 
 Why it exists: `flower-supernode` can't show a client certificate, waits three seconds between looks,
 opens whatever bundle comes, and takes its keys from files. This room starts the same loop without that.
@@ -29,7 +29,7 @@ from typing import Any, Final, Self
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.proto.fab_pb2 import GetFabRequest, GetFabResponse
-from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ConfirmMessageReceivedResponse
 from flwr.proto.run_pb2 import GetRunRequest, GetRunResponse
 from flwr.supercore.constant import TaskType
 from flwr.supercore.inflatable.inflatable_utils import pull_objects
@@ -42,14 +42,16 @@ from flwr.supernode.main import create_app
 from flwr.supernode.nodestate import NodeStateFactory
 
 from fedmed.bundle import bundle, bundle_digest
+from fedmed.longpoll import Application, Bell, LongPoll
 
 LOOK_S: Final = 0.2
-"""Seconds between looks for messages while a study runs."""
-IDLE_LOOK_S: Final = 3.0
-"""Seconds between looks when nothing has come for a while."""
-IDLE_AFTER_S: Final = 60.0
+"""Seconds between looks for messages; each of them waits at the coordinator until there is one."""
+AGENT_WAITS_S: Final = 1.0
+"""How long the agent's look for a task waits here for one; the agent stops that late at most."""
 FIRST_LOOK_S: Final = 0.05
 """A message is announced before all its parts are there; Flower would look again after 1, 2, 4 seconds."""
+LONGEST_LOOK_S: Final = 1.0
+ACQUIRE: Final = "/v1/runtime/acquire-task"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,38 +63,29 @@ class NodeSettings:
     socket: Path
 
 
-class Pace:
-    """How often to look: quickly for a minute after each message, then seldom."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._last = clock()
-
-    def message_came(self) -> None:
-        """Note that there was one."""
-        self._last = self._clock()
-
-    def interval_s(self) -> float:
-        """Return how long to wait before the next look."""
-        return LOOK_S if self._clock() - self._last < IDLE_AFTER_S else IDLE_LOOK_S
-
-
 class _Clock:
-    """What Flower's loop has for `time`: its sleeps last as long as the pace says, or less."""
+    """What Flower's loop has for `time`: its sleeps are short, and end when the agent has answered."""
 
-    def __init__(self, pace: Pace) -> None:
-        self._pace = pace
+    def __init__(self) -> None:
+        self._woken = threading.Event()
+
+    def wake(self) -> None:
+        """End the sleep that lasts, or the next one."""
+        self._woken.set()
 
     def sleep(self, seconds: float) -> None:
-        time.sleep(min(seconds, self._pace.interval_s()))
+        self._woken.wait(min(seconds, LOOK_S))
+        self._woken.clear()
 
 
-def fleet_client(context: ssl.SSLContext, pace: Pace, *, foreign: Callable[[str], None]) -> type[FleetHttpClient]:
+def fleet_client(
+    context: ssl.SSLContext, *, received: Callable[[], None], foreign: Callable[[str], None]
+) -> type[FleetHttpClient]:
     """Return Flower's client of the coordinator with mutual TLS, which opens no foreign bundle.
 
     Args:
         context: The site's side of mutual TLS.
-        pace: Told of messages.
+        received: Told of each message, once all of it is here.
         foreign: Told the digest of a bundle that is not ours.
     """
 
@@ -115,10 +108,11 @@ def fleet_client(context: ssl.SSLContext, pace: Pace, *, foreign: Callable[[str]
             inner.headers["accept-encoding"] = "identity"  # nothing grows when it is unpacked
             return client
 
-        def PullMessages(self, request: PullMessagesRequest) -> PullMessagesResponse:  # noqa: N802  Flower's name
-            response = super().PullMessages(request)
-            if response.messages_list:
-                pace.message_came()
+        def ConfirmMessageReceived(  # noqa: N802  Flower's name
+            self, request: ConfirmMessageReceivedRequest
+        ) -> ConfirmMessageReceivedResponse:
+            response = super().ConfirmMessageReceived(request)
+            received()
             return response
 
         def GetRun(self, request: GetRunRequest) -> GetRunResponse:  # noqa: N802  Flower's name
@@ -155,14 +149,21 @@ def run_node(
     """
     logging.getLogger("flwr").setLevel(logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    pace = Pace()
+    tasks, clock = Bell(), _Clock()
     patched: Any = start_client_internal
-    patched.time = _Clock(pace)
-    patched.pull_objects = partial(pull_objects, initial_backoff=FIRST_LOOK_S, backoff_cap=IDLE_LOOK_S)
+    patched.time = clock
+    patched.pull_objects = partial(pull_objects, initial_backoff=FIRST_LOOK_S, backoff_cap=LONGEST_LOOK_S)
     connection: Any = fleet_http_connection
-    connection.FleetHttpClient = fleet_client(context, pace, foreign=foreign)
+    connection.FleetHttpClient = fleet_client(context, received=tasks.ring, foreign=foreign)
     factory = NodeStateFactory(objectstore_factory=ObjectStoreFactory())
-    _serve_runtime(factory, settings.socket, secret)
+    runtime = LongPoll(
+        create_app(state_factory=factory, superexec_auth_secret=secret),
+        waits={ACQUIRE: tasks},
+        rings={"/v1/runtime/push-task-output": clock.wake},
+        caller_header=b"",  # there is one agent
+        longest_s=AGENT_WAITS_S,
+    )
+    _serve_runtime(runtime, settings.socket)
     start_client_internal.start_client_internal(
         state_factory=factory,
         server_address=settings.coordinator,
@@ -177,12 +178,11 @@ def run_node(
     )
 
 
-def _serve_runtime(factory: NodeStateFactory, socket: Path, secret: bytes) -> None:
+def _serve_runtime(app: Application, socket: Path) -> None:
     """Serve the runtime interface on the socket, in a thread that ends with the process."""
     socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     socket.parent.chmod(0o700)  # uvicorn opens the socket to everybody for a moment
     socket.unlink(missing_ok=True)
-    app = create_app(state_factory=factory, superexec_auth_secret=secret)
     server = uvicorn.Server(uvicorn.Config(app, uds=str(socket), ws="none", log_config=None, access_log=False))
     thread = threading.Thread(target=server.run, name="runtime", daemon=True)
     thread.start()

@@ -34,8 +34,10 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 
 from fedmed.bundle import bundle_digest
 
-LOOK_S: Final = 0.1
-"""Seconds between looks for a task on the local socket."""
+LOOK_S: Final = 0.02
+"""Seconds between looks for a task on the local socket; each of them waits there until there is one."""
+ABSENT_S: Final = 1.0
+"""Seconds between looks for a SuperNode that is not there."""
 HEARTBEAT_S: Final = 15.0
 """Seconds between signs of life; Flower gives up a task after sixty."""
 _ACQUIRE: Final = "/flwr.proto.Runtime/AcquireTask"
@@ -96,7 +98,7 @@ class TaskLoop:
                     answer = client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
                 except (httpx.HTTPError, OSError):
                     note(now=False)
-                    stop.wait(10 * LOOK_S)
+                    stop.wait(ABSENT_S)
                     continue
                 note(now=True)
                 if answer.HasField("task") and answer.token:

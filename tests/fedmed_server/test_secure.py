@@ -28,9 +28,7 @@ from fedmed_site.agent import SiteAgent
 from fedmed_site.home import SiteHome
 from fedmed_site.replies import HEAD_BYTES
 
-SHARED = replace(
-    PRIVATE, trust_model="distributed", distance=1e-9, noise_multiplier=4.0, release_noise_multiplier=8.0
-)
+SHARED = replace(PRIVATE, trust_model="distributed", distance=1e-9, noise_multiplier=4.0, release_noise_multiplier=8.0)
 PHASES = ("query.offer", "train.share", "train.mask", "query.certify", "query.unmask")
 
 

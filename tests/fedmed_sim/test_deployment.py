@@ -294,6 +294,7 @@ import numpy as np
 from fedmed.bundle import PLAN_DIGEST_KEY, PLAN_KEY, PLAN_SIGNATURES_KEY
 from fedmed.crypto.passphrases import obtain_secret
 from fedmed_server import flower_run, superlink
+from fedmed_server.coordinator import DATABASE
 from fedmed_server.coordinator_home import read_coordinator
 from fedmed_server.doorkeeper import MemberDoorkeeper
 
@@ -306,7 +307,7 @@ door = MemberDoorkeeper(
     authority=identity.ca_path.read_bytes(), now=lambda: datetime.now(UTC), editions=root / "editions.json",
 )
 settings = superlink.SuperLinkSettings(
-    host="127.0.0.1", port=identity.port, socket=root / "run" / "hostile.sock", database=root / "hostile.db"
+    host="127.0.0.1", port=identity.port, socket=root / "run" / "hostile.sock", database=root / DATABASE
 )
 child = multiprocessing.get_context("fork").Process(
     target=superlink.serve, args=(settings,), daemon=True,

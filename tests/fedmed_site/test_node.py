@@ -3,27 +3,26 @@
 import hashlib
 import inspect
 import ssl
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 from flwr.proto.fab_pb2 import Fab, GetFabRequest, GetFabResponse
-from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse
-from flwr.proto.message_pb2 import Message
-from flwr.superlink.grid import http_grid
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ConfirmMessageReceivedResponse
 from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supernode.runtime import run_clientapp
 
 from fedmed.bundle import bundle
-from fedmed_site.node import IDLE_AFTER_S, IDLE_LOOK_S, LOOK_S, Pace, fleet_client
+from fedmed_site.node import fleet_client
 
 FOREIGN = b"PK\x05\x06 with code"
 
 
-def client(response: Any, pace: Pace, foreign: list[str]) -> Any:
+def client(response: Any, foreign: list[str], received: Callable[[], None] = bool) -> Any:
     """Return the node's client of a coordinator that always says `response`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    made: Any = fleet_client(context, pace, foreign=foreign.append).from_server_address(
+    made: Any = fleet_client(context, received=received, foreign=foreign.append).from_server_address(
         "coordinator:443", insecure=False, root_certificates=None, interceptors=[]
     )
     answer = httpx.Response(200, content=response.SerializeToString())
@@ -36,24 +35,17 @@ def client(response: Any, pace: Pace, foreign: list[str]) -> Any:
 def test_flower_never_gets_a_foreign_bundle(content: bytes, foreign: bool):  # noqa: FBT001  a case
     """Flower opens bundles to read their settings; it gets ours, and the foreign one's digest is reported."""
     seen: list[str] = []
-    with client(GetFabResponse(fab=Fab(hash_str="x", content=content)), Pace(), seen) as fleet:
+    with client(GetFabResponse(fab=Fab(hash_str="x", content=content)), seen) as fleet:
         assert fleet.GetFab(GetFabRequest()).fab.content == bundle()
     assert seen == ([hashlib.sha256(FOREIGN).hexdigest()] if foreign else [])
 
 
-def test_it_looks_quickly_while_a_study_runs_and_seldom_otherwise():
-    """A message makes the node look often for a minute."""
-    now = [0.0]
-    pace = Pace(lambda: now[0])
-    assert pace.interval_s() == LOOK_S
-    now[0] = IDLE_AFTER_S
-    assert pace.interval_s() == IDLE_LOOK_S
-    with client(PullMessagesResponse(), pace, []) as fleet:
-        fleet.PullMessages(PullMessagesRequest())
-        assert pace.interval_s() == IDLE_LOOK_S
-    with client(PullMessagesResponse(messages_list=[Message()]), pace, []) as fleet:
-        fleet.PullMessages(PullMessagesRequest())
-    assert pace.interval_s() == LOOK_S
+def test_the_agent_is_told_of_a_message_once_all_of_it_is_here():
+    """Its look for a task waits for that, so it never finds half a message."""
+    told: list[bool] = []
+    with client(ConfirmMessageReceivedResponse(), [], lambda: told.append(True)) as fleet:
+        fleet.ConfirmMessageReceived(ConfirmMessageReceivedRequest())
+    assert told == [True]
 
 
 def test_flowers_loop_is_the_one_that_is_changed():
@@ -76,6 +68,5 @@ def test_what_the_task_loop_takes_from_flower_is_there():
 
 
 def test_parts_of_a_message_are_looked_for_again_at_once():
-    """The node's loop and the coordinator's grid take the function from where it is put."""
-    for module in (start_client_internal, http_grid):
-        assert "= pull_objects(" in inspect.getsource(module)
+    """The node's loop takes the function from where it is put."""
+    assert "= pull_objects(" in inspect.getsource(start_client_internal)
