@@ -20,7 +20,7 @@ What it does not do: run a study, or sign one.
 """
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -115,7 +115,7 @@ class StudyFolder:
         """The study's own checkpoint and result."""
         return self.root / "work"
 
-    def note(self, event: str, **facts: str | float | Sequence[str]) -> None:
+    def note(self, event: str, **facts: str | float | Sequence[str] | Mapping[str, float]) -> None:
         """Append a line to the log."""
         line = canonical_json({"at": written(datetime.now(UTC)), "event": event, **facts})
         append_durable(self.log, line + b"\n")

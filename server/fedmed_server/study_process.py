@@ -188,8 +188,11 @@ def wait_for_sites(
 class Journal:
     """A `study.Listener` that writes what people want to know: progress now, and a log."""
 
-    def __init__(self, folder: StudyFolder, plan: Plan) -> None:
+    def __init__(self, folder: StudyFolder, plan: Plan, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder = folder
+        self._clock = clock
+        self._began = clock()
+        self._marks: dict[str, float] = {}
         self._now = StudyProgress(phase="starting", round=0, rounds=plan.training.rounds)
         self._said: dict[str, str] = {}
 
@@ -209,18 +212,22 @@ class Journal:
 
     def study_started(self, plan: Plan, *, first_round: int, sites: tuple[str, ...]) -> None:
         """See `study.Listener`."""
+        self._began, self._marks = self._clock(), {}
         self._folder.note("study-started", round=first_round, sites=list(sites), plan=digest(plan))
         self._write(replace(self._now, phase="running", round=first_round, sites=sites, waiting={}))
 
     def site_answered(self, _plan: Plan, task: Task, site: str) -> None:
         """See `study.Listener`."""
         action = task.action
+        self._marks[action] = self._clock()
         answered = (*self._now.answered, site) if self._now.phase == action else (site,)
         self._write(replace(self._now, phase=action, answered=tuple(sorted(set(answered)))))
 
     def round_finished(self, _plan: Plan, number: int, *, sites: tuple[str, ...], seconds: float) -> None:
         """See `study.Listener`."""
-        self._folder.note("round-finished", round=number, sites=list(sites), seconds=round(seconds, 3))
+        self._folder.note(
+            "round-finished", round=number, sites=list(sites), seconds=round(seconds, 3), phases=self._phases()
+        )
         self._write(replace(self._now, round=number + 1, seconds=self._now.seconds + seconds, answered=()))
 
     def site_failed(self, _plan: Plan, failure: Failure) -> None:
@@ -230,6 +237,14 @@ class Journal:
     def study_finished(self, _plan: Plan) -> None:
         """See `study.Listener`."""
         self._write(replace(self._now, phase="finished", answered=()))
+
+    def _phases(self) -> dict[str, float]:
+        """Return how long each phase of the round took, to its last answer, and begin the next round."""
+        taken, since = {}, self._began
+        for action, at in sorted(self._marks.items(), key=lambda mark: mark[1]):
+            taken[action], since = round(at - since, 3), at
+        self._began, self._marks = self._clock(), {}
+        return taken
 
     def _write(self, progress: StudyProgress) -> None:
         self._now = replace(progress, at=written(datetime.now(UTC)))
