@@ -29,7 +29,8 @@ consortium: $(STAMP)  ## The same over real processes: a coordinator and four si
 	$(BIN)/fedmed simulate $$words | sed '$$s|$$|/summary.json|'
 
 test: $(STAMP)  ## Run the whole test suite
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not processes"
+	$(BIN)/python -m pytest -m processes
 
 test-fast: $(STAMP)  ## Run the tests that take less than ten seconds each
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not slow"

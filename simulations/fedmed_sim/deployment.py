@@ -15,6 +15,7 @@ What it does not do: prepare data, or know what a study is.
 
 import contextlib
 import json
+import os
 import re
 import secrets
 import shutil
@@ -23,7 +24,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -133,9 +134,10 @@ class Deployment:
         self._spawn("coordinator", "coordinator", "start", "--home", folder.coordinator, "--listen", "127.0.0.1",
                     "--key-file", folder.key("coordinator"))  # fmt: skip
 
-    def start_site(self, name: str) -> None:
-        """Start one site's process."""
-        self._spawn(name, "site", "start", "--home", self.sites[name], "--key-file", self.folder.key(name))
+    def start_site(self, name: str, *, environment: Mapping[str, str] | None = None) -> None:
+        """Start one site's process, with these variables beside those that are set."""
+        words = ("site", "start", "--home", self.sites[name], "--key-file", self.folder.key(name))
+        self._spawn(name, *words, environment=environment)
 
     def launch(self, plan: Plan, base: Path) -> str:
         """Have the consortium sign a plan and the coordinator launch it; return its digest.
@@ -272,11 +274,15 @@ class Deployment:
             raise SiteFailureError(f"fedmed {' '.join(words[:3])}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
 
-    def _spawn(self, name: str, *arguments: object) -> None:
+    def _spawn(self, name: str, *arguments: object, environment: Mapping[str, str] | None = None) -> None:
         """Start a process whose output goes to a log of its own."""
         with (self.folder.logs / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(  # noqa: S603  our own command
-                _command(*map(str, arguments)), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                _command(*map(str, arguments)),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | dict(environment or {}),
             )
         self.say(f"started {name} (process {self.processes[name].pid})")
 

@@ -1,132 +1,40 @@
-"""A real consortium on this machine: processes, keys, certificates, and what happens when something breaks."""
+"""A real consortium on this machine: what happens when something is stopped, killed, turned hostile or revoked."""
 
 import io
-import json
 import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+from consortium_at_work import PATIENCE_S, SITES, World, consortium_at_work, settings_of
 
-from fedmed import config
 from fedmed.audit import ChainLog
 from fedmed.bundle import bundle
-from fedmed.privacy.engine import PrvAccountant
-from fedmed.records import Plan, canonical_json, digest
+from fedmed.records import canonical_json, digest
 from fedmed.signed_plans import signatures_to_text
 from fedmed_server.result import load_knowledge
-from fedmed_server.studies import Studies, StudyProgress
-from fedmed_server.study_process import STUDIES
-from fedmed_sim.consortium import floors
-from fedmed_sim.deployment import Deployment, DeploymentFolder, run_study
+from fedmed_sim.deployment import run_study
 from fedmed_sim.folder import RunFolder
 from fedmed_sim.harness import Simulation
-from fedmed_sim.plans import plan_of, privacy_spec
-from fedmed_sim.preparation import prepare_base, prepare_sites
-from fedmed_sim.settings import SimulationSettings
 from fedmed_site.agent import SiteAgent
 
-pytestmark = pytest.mark.slow
-SITES = 4
-PATIENCE_S = 240.0
-OVERRIDES = (
-    f"scenario.sites={SITES}", "scenario.patients_per_site=120", "model=linear", "privacy=off", "plan.rounds=2",
-    "plan.local_steps=1",
-)  # fmt: skip
-
-
-@dataclass
-class World:
-    """A consortium at work, and the first study's plan."""
-
-    root: Path
-    folder: RunFolder
-    deployment: Deployment
-    plan: Plan
-
-    @property
-    def studies(self) -> Studies:
-        """The coordinator's studies."""
-        return Studies(self.deployment.folder.coordinator / STUDIES)
-
-    def begin(self, study: str, *, rounds: int) -> str:
-        """Launch a study, have every site approve it, and return its digest."""
-        plan = replace(self.plan, study=study, training=replace(self.plan.training, rounds=rounds))
-        name = self.deployment.launch(plan, self.folder.base)
-        self.deployment.approve(name, patience_s=PATIENCE_S)
-        return name
-
-    def until(self, study: str, seen: Callable[[StudyProgress], bool]) -> None:
-        """Wait until the study's progress is `seen`."""
-        deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
-            progress = self.studies.progress(study)
-            if progress is not None and seen(progress):
-                return
-            state = self.studies.find(study)
-            assert state.state in {"queued", "running"}, state.reason
-            time.sleep(0.02)
-        pytest.fail(f"{study[:12]} did not get that far: {self.studies.progress(study)}")
-
-    def finish(self, study: str) -> None:
-        """Wait for a study's end."""
-        self.deployment.wait(study, timeout_s=PATIENCE_S)
-
-    def log(self, study: str, event: str) -> list[dict[str, object]]:
-        """Return the entries of one kind in a study's log."""
-        lines = self.studies.folder(study).log.read_text().splitlines()
-        return [entry for entry in map(json.loads, lines) if entry["event"] == event]
-
-    def child(self, party: str, name: str) -> psutil.Process:
-        """Return the process below a party's whose threads or arguments bear `name`."""
-        below = psutil.Process(self.deployment.processes[party].pid).children(recursive=True)
-        (found,) = [one for one in below if name in " ".join(one.cmdline())] or below[:1]
-        return found
-
-    def rounds(self, study: str) -> list[object]:
-        """Return the rounds that were finished, in order."""
-        return [entry["round"] for entry in self.log(study, "round-finished")]
-
-
-def settings_of(*overrides: str) -> SimulationSettings:
-    """Return what the simulation would be told."""
-    return config.compose(SimulationSettings, [*OVERRIDES, *overrides])
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """Found a consortium of four synthetic hospitals and start all its processes."""
-    root = tmp_path_factory.mktemp("c")
-    settings, folder = settings_of("engine=processes", f"out={root}"), RunFolder(root / "run")
-    names = prepare_sites(settings, folder)
-    base = prepare_base(settings, folder, names)
-    homes = {name: folder.sites / name for name in names}
-    policy = floors(settings, {name: SiteAgent.open(home) for name, home in homes.items()})
-    deployment = Deployment(DeploymentFolder(folder.deployment), homes, policy)
-    plan = plan_of(
-        settings,
-        0,
-        base_digest=base,
-        privacy=privacy_spec(settings, PrvAccountant(), shared=None),
-        knowledge_digest=None,
-    )
-    try:
-        deployment.found()
-        deployment.start()
-        yield World(root, folder, deployment, plan)
-    finally:
-        deployment.end()
+    """A consortium of four synthetic hospitals at work."""
+    with consortium_at_work(tmp_path_factory.mktemp("c")) as world:
+        yield world
 
 
-def test_the_model_is_the_simulations(world: World, tmp_path: Path):
+def test_the_model_is_the_simulations(world: World, tmp_path: Path) -> None:
     """The same plan and data over processes, TLS and secure aggregation gives the simulation's model."""
     run_study(world.deployment, world.plan, base=world.folder.base, state=tmp_path / "state", timeout_s=PATIENCE_S)
     simulation = Simulation(settings_of("engine=inprocess"), RunFolder(tmp_path / "sim"), listener=Silence())
@@ -138,71 +46,56 @@ def test_the_model_is_the_simulations(world: World, tmp_path: Path):
     assert np.abs(theirs.anchor).max() > 0.01
 
 
-@pytest.mark.parametrize("phase", ["train.share", "train.mask", "query.certify", "query.unmask"])
-def test_a_site_that_is_killed_comes_back(world: World, phase: str):
+def test_a_site_that_is_killed_comes_back(world: World) -> None:
     """Killed in any phase and started again, a site takes part again, and the study has all its rounds."""
-    name = next(iter(world.deployment.sites))
-    study = world.begin(f"killed in {phase}", rounds=3)
-    world.until(study, lambda progress: progress.round >= 1 and progress.phase == phase)
-    world.deployment.stop(name, signal.SIGKILL)
-    world.deployment.start_site(name)
+    name, phases = world.names[0], ("train.share", "train.mask", "query.certify", "query.unmask")
+    study = world.begin("killed sites", rounds=len(phases) + 1)
+    for number, phase in enumerate(phases):
+        world.until(study, lambda now, at=number, in_=phase: now.round > at and now.phase == in_)  # type: ignore[misc]
+        world.deployment.stop(name, signal.SIGKILL)
+        world.deployment.start_site(name)
     world.finish(study)
-    assert world.rounds(study) == [0, 1, 2]
+    assert world.rounds(study) == [*range(len(phases) + 1)]
     assert name in next(entry for entry in world.log(study, "study-started"))["sites"]  # type: ignore[operator]
-    assert SiteAgent.open(world.deployment.sites[name]).audit.entries()
+    assert SiteAgent.open(world.home(name)).audit.entries()
 
 
-def test_the_study_goes_on_when_its_own_process_is_killed(world: World):
-    """The coordinator starts it again, with a new run of Flower, at the round that it had reached."""
-    study = world.begin("killed study", rounds=4)
-    world.until(study, lambda progress: progress.round >= 2)
+def test_the_study_goes_on_whatever_is_killed_at_the_coordinator(world: World) -> None:
+    """The study's process, the SuperLink, and all at once as in a power cut: each time it goes on where it was."""
+    study = world.begin("killed coordinator", rounds=5)
+    world.until(study, lambda now: now.round >= 1)
+    superlink, process = children(world)
     before = world.studies.find(study).run
-    children = psutil.Process(world.deployment.processes["coordinator"].pid).children()
-    superlink, process = sorted(children, key=lambda one: one.create_time())[:2]
     process.kill()
-    world.finish(study)
-    assert world.rounds(study) == [0, 1, 2, 3]
+    world.until(study, lambda now: now.round >= 2)
     assert world.studies.find(study).run != before
     assert superlink.is_running()
-
-
-def test_the_study_goes_on_when_the_superlink_is_killed(world: World):
-    """Sites reconnect to the new one, which has the old one's database."""
-    study = world.begin("killed superlink", rounds=3)
-    world.until(study, lambda progress: progress.round >= 1)
-    children = psutil.Process(world.deployment.processes["coordinator"].pid).children()
-    min(children, key=lambda one: one.create_time()).kill()
-    world.finish(study)
-    assert world.rounds(study) == [0, 1, 2]
-
-
-def test_the_study_goes_on_when_the_coordinator_is_killed(world: World):
-    """All of it dies at once, as in a power cut, and a new one takes everything up."""
-    study = world.begin("killed coordinator", rounds=3)
-    world.until(study, lambda progress: progress.round >= 1)
+    superlink.kill()
+    world.until(study, lambda now: now.round >= 3)
+    assert children(world)[0].pid != superlink.pid
     world.deployment.stop("coordinator", signal.SIGKILL)
     world.deployment.start_coordinator()
     world.finish(study)
-    assert world.rounds(study) == [0, 1, 2]
+    assert world.rounds(study) == [0, 1, 2, 3, 4]
 
 
-def test_a_study_is_stopped_and_resumed(world: World):
+def test_a_study_is_stopped_and_resumed(world: World) -> None:
     """What was reached stays; the sites are free for the next study meanwhile."""
     study = world.begin("stopped", rounds=4)
     world.until(study, lambda progress: progress.round >= 1)
     home = world.deployment.folder.coordinator
-    command(world, "coordinator", "stop", study, "--home", home)
+    world.command("coordinator", "stop", study, "--home", home)
     other = world.begin("in between", rounds=1)
     world.finish(other)
     reached = len(world.rounds(study))
     assert world.studies.find(study).state == "stopped"
-    command(world, "coordinator", "resume", study, "--home", home)
+    world.command("coordinator", "resume", study, "--home", home)
     world.finish(study)
     assert world.rounds(study) == [0, 1, 2, 3]
     assert reached < 4
 
 
-def test_a_bundle_with_code_is_refused_before_anything_of_it_is_opened(world: World):
+def test_a_bundle_with_code_is_refused_before_anything_of_it_is_opened(world: World) -> None:
     """A coordinator that turned hostile, with all its keys, starts a run with code; no site runs or unpacks it."""
     marker, folder = world.root / "it-ran", world.deployment.folder
     world.deployment.stop("coordinator")
@@ -219,7 +112,7 @@ def test_a_bundle_with_code_is_refused_before_anything_of_it_is_opened(world: Wo
         assert not list(home.rglob("*hostile*"))
 
 
-def test_a_second_coordinator_is_refused(world: World):
+def test_a_second_coordinator_is_refused(world: World) -> None:
     """Two on one folder would answer each other's sites."""
     folder = world.deployment.folder
     done = subprocess.run(  # noqa: S603  our own command
@@ -231,14 +124,14 @@ def test_a_second_coordinator_is_refused(world: World):
     assert "expected no coordinator at work here" in done.stderr
 
 
-def test_a_revoked_site_is_shut_out_and_the_others_go_on(world: World):
+def test_a_revoked_site_is_shut_out_and_the_others_go_on(world: World) -> None:
     """From the next request on; the study has enough sites without it. This test is the last: it is not undone."""
     name = list(world.deployment.sites)[-1]
     folder = world.deployment.folder
     study = world.begin("revoked", rounds=3)
     world.until(study, lambda progress: progress.round >= 1)
-    command(
-        world, "consortium", "roster", "revoke", name, "--dir", folder.consortium, "--reason", "lost",
+    world.command(
+        "consortium", "roster", "revoke", name, "--dir", folder.consortium, "--reason", "lost",
         "--key-file", folder.key("consortium"),
     )  # fmt: skip
     for listed in ("revoked.json", "members.json"):
@@ -251,16 +144,18 @@ def test_a_revoked_site_is_shut_out_and_the_others_go_on(world: World):
     assert any(entry.kind == "caller-refused" and name in str(entry.body["reason"]) for entry in audit)
 
 
+def children(world: World) -> tuple[psutil.Process, psutil.Process]:
+    """Return the coordinator's SuperLink and the process of its study."""
+    below = psutil.Process(world.deployment.processes["coordinator"].pid).children()
+    superlink = next(one for one in below if any(to.laddr.port for to in one.net_connections("tcp")))
+    return superlink, next(one for one in below if one.pid != superlink.pid)
+
+
 class Silence:
     """A listener that hears nothing."""
 
     def __getattr__(self, _name: str) -> Callable[..., None]:
         return lambda *_args, **_more: None
-
-
-def command(world: World, *words: object) -> str:
-    """Run a command of FedMed."""
-    return world.deployment._do(*words)
 
 
 def run_config(world: World) -> tuple[str, str, str]:
