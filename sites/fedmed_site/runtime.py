@@ -15,6 +15,7 @@ What it does not do: know what a task means.
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -22,14 +23,16 @@ import httpx
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SubStatus
-from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, PushTaskOutputRequest, SendTaskHeartbeatRequest
 from flwr.supercore.constant import TaskType
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, pull_and_inflate_object_from_tree
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
     SuperExecAuthHttpInterceptor,
 )
 from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supernode.runtime import run_clientapp
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from fedmed.bundle import bundle_digest
@@ -40,7 +43,15 @@ ABSENT_S: Final = 1.0
 """Seconds between looks for a SuperNode that is not there."""
 HEARTBEAT_S: Final = 15.0
 """Seconds between signs of life; Flower gives up a task after sixty."""
+PARTS_S: Final = 10.0
+"""How long the parts of a message may be missing at the SuperNode before its task is given back as failed."""
 _ACQUIRE: Final = "/flwr.proto.Runtime/AcquireTask"
+
+
+_patched: Any = run_clientapp
+_patched.pull_and_inflate_object_from_tree = partial(
+    pull_and_inflate_object_from_tree, max_time=PARTS_S, initial_backoff=LOOK_S, backoff_cap=ABSENT_S
+)  # a task is given out once all of its message is here; one of which parts are missing never gets them
 
 
 class Reached(Protocol):
@@ -111,7 +122,9 @@ class TaskLoop:
         with _client(self._socket, RuntimeTokenHttpInterceptor(token)) as client, _alive(client):
             try:
                 message, context, run, _ = pull_task_input(client)
-            except (httpx.HTTPError, OSError, RuntimeError, ValueError):
+            except (httpx.HTTPError, OSError, RuntimeError, ValueError, ObjectPullError):
+                with suppress(httpx.HTTPError, OSError):
+                    client.PushTaskOutput(PushTaskOutputRequest(sub_status=SubStatus.FAILED, details=""))
                 return
             self._began(message, context)
             if run.fab_hash != bundle_digest():

@@ -10,11 +10,12 @@ import httpx
 import pytest
 from flwr.proto.fab_pb2 import Fab, GetFabRequest, GetFabResponse
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ConfirmMessageReceivedResponse
+from flwr.supercore.run import RunNotRunningException
 from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supernode.runtime import run_clientapp
 
 from fedmed.bundle import bundle
-from fedmed_site.node import fleet_client
+from fedmed_site.node import fleet_client, parts_of_a_message
 
 FOREIGN = b"PK\x05\x06 with code"
 
@@ -70,3 +71,16 @@ def test_what_the_task_loop_takes_from_flower_is_there():
 def test_parts_of_a_message_are_looked_for_again_at_once():
     """The node's loop takes the function from where it is put."""
     assert "= pull_objects(" in inspect.getsource(start_client_internal)
+    assert "= pull_and_inflate_object_from_tree(" in inspect.getsource(run_clientapp.pull_task_input)
+
+
+def test_a_run_that_ends_while_a_message_comes_leaves_no_task_behind():
+    """Flower's exception passes by the code that drops the task; the agent would wait an hour for the message."""
+
+    def ended(_part: str) -> bytes:
+        raise RunNotRunningException
+
+    with pytest.raises(ConnectionAbortedError, match="the run has ended"):
+        parts_of_a_message(["part"], ended)
+    assert "except Exception as err" in inspect.getsource(start_client_internal._pull_and_store_message)
+    assert not issubclass(RunNotRunningException, Exception)
