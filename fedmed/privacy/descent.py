@@ -137,7 +137,11 @@ class Records:
     def batches(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs and labels of `rows` in order, a physical batch at a time; nothing for no rows."""
         for chunk in chunks(rows, self.physical_batch):
-            yield self.inputs[chunk], self.labels[chunk]
+            first, last = int(chunk[0]), int(chunk[-1])
+            if last - first + 1 == len(chunk):  # rows ascend, so these are neighbours, which need no copy
+                yield self.inputs[first : last + 1], self.labels[first : last + 1]
+            else:
+                yield self.inputs[chunk], self.labels[chunk]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

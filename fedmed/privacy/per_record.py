@@ -151,7 +151,7 @@ class _ConvolutionRule:
             layer,
             gradient.reshape(1, -1, *gradient.shape[2:]),
             inputs.reshape(1, -1, *inputs.shape[2:]),
-            layer.weight.new_empty(records * shape[0], *shape[1:]),  # only its shape is read
+            layer.weight.new_empty(()).expand(records * shape[0], *shape[1:]),  # only its shape is read
             wanted=1,
         )
         return rows.view(records, *shape)
