@@ -63,6 +63,8 @@ SITE_WAITS_S: Final = 20.0
 """How long a SuperNode's look for messages waits for one: less than a proxy's usual half minute, and than Flower's."""
 STUDY_WAITS_S: Final = 1.0
 """How long a study's look for replies waits for one; its deadlines are that late at most."""
+ENDING_S: Final = 2
+"""How long requests may go on once the SuperLink is to end; sites' looks for messages would wait for longer."""
 SEARCH_S: Final = 1.0
 RUNTIME_TOKEN_HEADER: Final = b"flwr-task-token"
 
@@ -135,8 +137,16 @@ def serve(
         lifespan="off",
         log_config=None,
         access_log=False,
+        timeout_graceful_shutdown=ENDING_S,
     )
-    inside = uvicorn.Config(local, uds=str(settings.socket), ws="none", log_config=None, access_log=False)
+    inside = uvicorn.Config(
+        local,
+        uds=str(settings.socket),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=ENDING_S,
+    )
     registry = _Registry(app.state.linkstate_factory, members, refused)
     constants.__dict__["SSL_HANDSHAKE_TIMEOUT"] = HANDSHAKE_S  # asyncio has no other way, and uvicorn hands none on
     asyncio.run(_serve(inside, outside, registry, settings.socket))

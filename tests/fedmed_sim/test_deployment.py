@@ -100,10 +100,12 @@ def test_a_bundle_with_code_is_refused_before_anything_of_it_is_opened(world: Wo
     marker, folder = world.root / "it-ran", world.deployment.folder
     world.deployment.stop("coordinator")
     arguments = [str(folder.coordinator), str(folder.key("coordinator")), with_code(marker).hex(), *run_config(world)]
-    done = subprocess.run(  # noqa: S603  our own code
-        [sys.executable, "-c", HOSTILE, *arguments], capture_output=True, text=True, check=False, timeout=PATIENCE_S
-    )
-    world.deployment.start_coordinator()
+    try:
+        done = subprocess.run(  # noqa: S603  our own code
+            [sys.executable, "-c", HOSTILE, *arguments], capture_output=True, text=True, check=False, timeout=PATIENCE_S
+        )
+    finally:
+        world.deployment.start_coordinator()
     assert "the run came with another bundle" in done.stdout, done.stdout + done.stderr
     assert done.stdout.count("the run came with another bundle") == SITES
     assert not marker.exists()
