@@ -224,12 +224,20 @@ with flower_run.hold_run(settings.socket, secret, config, before=None, started=l
     content = RecordDict({"arrays": ArrayRecord({"model": Array(np.zeros(4))}), "task": task})
     while len(nodes := list(grid.get_node_ids())) < 4:
         time.sleep(0.5)
-    owed = set(grid.push_messages([Message(content, dst_node_id=n, message_type="query.describe") for n in nodes]))
+    def send(node):
+        message = Message(content, dst_node_id=node, message_type="query.describe")
+        owed[list(grid.push_messages([message]))[0]] = node
+    owed = {}
+    for node in nodes:
+        send(node)
     while owed:
-        for one in list(owed):
-            for reply in grid.pull_messages([one]):
-                owed.discard(one)
-                print(reply.content.config_records["failure"]["reason"] if reply.has_content() else reply.error)
+        for identifier, reply in grid.each(tuple(owed)):
+            node = owed.pop(identifier)
+            if reply.has_content():
+                print(reply.content.config_records["failure"]["reason"])
+            else:  # it has not come back from the other SuperLink yet
+                time.sleep(1)
+                send(node)
         time.sleep(0.1)
 child.terminate()
 """
