@@ -27,6 +27,8 @@ PLAN_DIGEST_KEY: Final = "plan-digest"
 """SHA-256 of that JSON, in hexadecimal digits."""
 PLAN_SIGNATURES_KEY: Final = "plan-signatures"
 """Who launched the plan and who agreed to it: `fedmed.signed_plans`."""
+FOREIGN: Final = "foreign"
+"""What a SuperNode writes in the place of the version of a run that came with another bundle."""
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 _README: Final = (
     b"# FedMed\n\nThis bundle holds no code. Sites and the coordinator run the FedMed that they have installed.\n"

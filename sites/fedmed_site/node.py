@@ -7,15 +7,14 @@ Rules:
     * The only process of a site that faces the network, and only outwards; it holds no data and no model. It runs as
       the agent's own user, so whoever breaks into it can reach what that user can (docs/explanation/threat-model.md).
     * Its runtime interface is a Unix socket for the site agent, which takes the tasks (`runtime`).
-    * A bundle that is not ours is dropped unopened: Flower gets ours in its place, the agent gets the
-      foreign digest and refuses the task.
+    * No bundle is ever fetched: Flower gets the installed one. A run that names another is marked, its digest is
+      reported, and the agent refuses its tasks.
     * Private keys come in memory, from the caller. Redirects are not followed, and nothing is unpacked.
     * What is touched of Flower is in this room and in `runtime`; a test pins its shape.
 
 What it does not do: run anything that a coordinator sends.
 """
 
-import hashlib
 import logging
 import ssl
 import threading
@@ -27,7 +26,7 @@ from typing import Any, Final, Self
 
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.proto.fab_pb2 import GetFabRequest, GetFabResponse
+from flwr.proto.fab_pb2 import Fab, GetFabRequest, GetFabResponse
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ConfirmMessageReceivedResponse
 from flwr.proto.run_pb2 import GetRunRequest, GetRunResponse
 from flwr.supercore.constant import TaskType
@@ -41,7 +40,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.main import create_app
 from flwr.supernode.nodestate import NodeStateFactory
 
-from fedmed.bundle import bundle, bundle_digest
+from fedmed.bundle import FOREIGN, bundle, bundle_digest
 from fedmed.longpoll import Application, Bell, LongPoll
 
 LOOK_S: Final = 0.2
@@ -118,14 +117,15 @@ def fleet_client(
         def GetRun(self, request: GetRunRequest) -> GetRunResponse:  # noqa: N802  Flower's name
             response = super().GetRun(request)
             response.run.primary_task_type = TaskType.SERVER_APP  # any other makes tasks that nobody here takes
+            if response.run.fab_hash != bundle_digest():
+                foreign(response.run.fab_hash)
+                response.run.fab_hash = bundle_digest()
+                response.run.fab_version = FOREIGN  # what the agent refuses
             return response
 
-        def GetFab(self, request: GetFabRequest) -> GetFabResponse:  # noqa: N802  Flower's name
-            response = super().GetFab(request)
-            if hashlib.sha256(response.fab.content).hexdigest() != bundle_digest():
-                foreign(hashlib.sha256(response.fab.content).hexdigest())
-                response.fab.content = bundle()
-            return response
+        def GetFab(self, request: GetFabRequest) -> GetFabResponse:  # noqa: ARG002, N802  Flower's name
+            """Return the installed bundle; none is ever asked for."""
+            return GetFabResponse(fab=Fab(hash_str=bundle_digest(), content=bundle()))
 
     return _Client
 

@@ -35,7 +35,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime import run_clientapp
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
-from fedmed.bundle import bundle_digest
+from fedmed.bundle import FOREIGN, bundle_digest
 
 LOOK_S: Final = 0.02
 """Seconds between looks for a task on the local socket; each of them waits there until there is one."""
@@ -127,7 +127,7 @@ class TaskLoop:
                     client.PushTaskOutput(PushTaskOutputRequest(sub_status=SubStatus.FAILED, details=""))
                 return
             self._began(message, context)
-            if run.fab_hash != bundle_digest():
+            if run.fab_hash != bundle_digest() or run.fab_version == FOREIGN:
                 reply, outcome = _refusal(message), "refused-bundle"
             else:
                 reply, outcome = self._answer(message, context), "answered"

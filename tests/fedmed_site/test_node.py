@@ -1,6 +1,5 @@
 """Behaviour of the site's SuperNode where it differs from Flower's, and the shape of what it stands on."""
 
-import hashlib
 import inspect
 import ssl
 from collections.abc import Callable
@@ -8,16 +7,15 @@ from typing import Any
 
 import httpx
 import pytest
-from flwr.proto.fab_pb2 import Fab, GetFabRequest, GetFabResponse
+from flwr.proto.fab_pb2 import GetFabRequest, GetFabResponse
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ConfirmMessageReceivedResponse
+from flwr.proto.run_pb2 import GetRunRequest, GetRunResponse, Run
 from flwr.supercore.run import RunNotRunningException
 from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supernode.runtime import run_clientapp
 
-from fedmed.bundle import bundle
+from fedmed.bundle import FOREIGN, bundle, bundle_digest
 from fedmed_site.node import fleet_client, parts_of_a_message
-
-FOREIGN = b"PK\x05\x06 with code"
 
 
 def client(response: Any, foreign: list[str], received: Callable[[], None] = bool) -> Any:
@@ -32,13 +30,28 @@ def client(response: Any, foreign: list[str], received: Callable[[], None] = boo
     return made
 
 
-@pytest.mark.parametrize(("content", "foreign"), [(bundle(), False), (FOREIGN, True)])
-def test_flower_never_gets_a_foreign_bundle(content: bytes, foreign: bool):  # noqa: FBT001  a case
-    """Flower opens bundles to read their settings; it gets ours, and the foreign one's digest is reported."""
+@pytest.mark.parametrize("ours", [True, False])
+def test_flower_never_gets_a_foreign_bundle(ours: bool) -> None:  # noqa: FBT001  a case
+    """Flower opens bundles to read their settings; it gets ours, and a run with another is marked and reported."""
     seen: list[str] = []
-    with client(GetFabResponse(fab=Fab(hash_str="x", content=content)), seen) as fleet:
-        assert fleet.GetFab(GetFabRequest()).fab.content == bundle()
-    assert seen == ([hashlib.sha256(FOREIGN).hexdigest()] if foreign else [])
+    run = Run(fab_hash=bundle_digest() if ours else "ab" * 32, fab_version="0.1")
+    with client(GetRunResponse(run=run), seen) as fleet:
+        got = fleet.GetRun(GetRunRequest()).run
+    assert got.fab_hash == bundle_digest()
+    assert got.fab_version == ("0.1" if ours else FOREIGN)
+    assert seen == ([] if ours else ["ab" * 32])
+
+
+def test_no_bundle_is_fetched() -> None:
+    """The coordinator is not even asked for one."""
+
+    def asked(_request: httpx.Request) -> httpx.Response:
+        raise AssertionError
+
+    with client(GetFabResponse(), []) as fleet:
+        fleet._client = httpx.Client(transport=httpx.MockTransport(asked))
+        fab = fleet.GetFab(GetFabRequest(hash_str="x")).fab
+    assert (fab.hash_str, fab.content) == (bundle_digest(), bundle())
 
 
 def test_the_agent_is_told_of_a_message_once_all_of_it_is_here():
