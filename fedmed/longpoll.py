@@ -5,7 +5,7 @@ asked often, many sites keep a coordinator busy with nothing. A request that wai
 
 Rules:
     * A caller's first request, and each one after something came, is served at once; others wait, for a bounded time.
-    * Of one caller only the newest request is served: what an older one is given could be lost with its connection.
+    * Of one caller only the newest request waits and is served: what an older one gets may be lost with its connection.
     * A caller that has gone away while it waited is not served either.
 
 What it does not do: know what came, or who may ask (the gate does).
@@ -92,7 +92,7 @@ class LongPoll:
         self._caller_header = caller_header
         self._longest_s = longest_s
         self._served: dict[tuple[str, bytes], int] = {}
-        self._newest: dict[tuple[str, bytes], object] = {}
+        self._newest: dict[tuple[str, bytes], asyncio.Event] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -115,20 +115,22 @@ class LongPoll:
 
     async def _may_go_on(self, caller: tuple[str, bytes], bell: Bell, receive: Receive) -> bool:
         """Wait as long as is called for; return whether the caller is still there and asked nothing newer."""
-        token = self._newest[caller] = object()
+        if caller in self._newest:
+            self._newest[caller].set()  # the older one ends at once, so that nobody holds more than one place
+        superseded = self._newest[caller] = asyncio.Event()
         since = self._served.get(caller, -1)
         if bell.rings <= since:
             gone = asyncio.ensure_future(_gone(receive))
-            heard = asyncio.ensure_future(bell.heard(since))
+            waited = {gone, asyncio.ensure_future(bell.heard(since)), asyncio.ensure_future(superseded.wait())}
             try:
-                await asyncio.wait({gone, heard}, timeout=self._longest_s, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(waited, timeout=self._longest_s, return_when=asyncio.FIRST_COMPLETED)
                 if gone.done():
                     return False
             finally:
-                gone.cancel()
-                heard.cancel()
-                await asyncio.gather(gone, heard, return_exceptions=True)
-            if self._newest.get(caller) is not token:
+                for future in waited:
+                    future.cancel()
+                await asyncio.gather(*waited, return_exceptions=True)
+            if superseded.is_set():
                 return False
         self._served.pop(caller, None)
         self._served[caller] = bell.rings
