@@ -24,6 +24,12 @@ def test_the_scenario_follows_the_data() -> None:
     assert [study.target for study in settings.scenario.studies] == ["heart_disease"]
 
 
+def test_an_experiment_sets_what_the_defaults_set_and_the_command_line_sets_it_anew() -> None:
+    """`make consortium` runs real processes because its experiment says so; a word on the command line wins."""
+    assert config.compose(SimulationSettings, ["experiment=consortium"]).engine == "processes"
+    assert config.compose(SimulationSettings, ["experiment=consortium", "engine=inprocess"]).engine == "inprocess"
+
+
 def test_privacy_off_is_a_group_option_not_a_boolean() -> None:
     """`privacy=off` on the command line is the option of that name, whatever YAML thinks of the word."""
     assert not config.compose(SimulationSettings, ["privacy=off"]).privacy.private
