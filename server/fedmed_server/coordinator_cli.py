@@ -11,6 +11,7 @@ What it does not do: decide anything; the rules are in `coordinator` and `studie
 """
 
 import argparse
+import math
 import shutil
 import sys
 import time
@@ -27,7 +28,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedmed.crypto.passphrases import Secret, obtain_secret
-from fedmed.errors import UsageError
+from fedmed.errors import SiteFailureError, UsageError
 from fedmed.secagg.roster_file import open_roster
 from fedmed.signed_plans import launch, load_signed_plan, verify
 from fedmed_server.consortium_console import FORM, Commands, Parser, Run, add, add_secret
@@ -47,6 +48,7 @@ The usual order, in a folder made by fedmed consortium coordinator:
   fedmed coordinator fetch STUDY --to model --home COORD
 """
 _STALE_S: Final = 120
+_LOOK_S: Final = 0.2
 
 
 def coordinator(arguments: Sequence[str]) -> int:
@@ -78,6 +80,9 @@ def _parser() -> Parser:
     status.add_argument("study", nargs="?", metavar="STUDY", help="only this one")
     status.add_argument("--watch", action="store_true", help="go on showing until stopped")
     status.add_argument("--json", action="store_true", help="the same as one JSON object")
+    wait = _add(commands, "wait", "wait until a study is finished", _wait)
+    wait.add_argument("study", metavar="STUDY", help="name, or beginning of its digest")
+    wait.add_argument("--minutes", type=float, default=math.inf, metavar="M", help="give up after so long")
     for name, about, run in (
         ("log", "print what happened in a study", _log),
         ("stop", "stop a study; what is reached stays", _stop),
@@ -155,6 +160,20 @@ def _status(parsed: argparse.Namespace) -> None:
             live.update(_table(found, parsed.study), refresh=True)
             time.sleep(1)
         live.update(_table(found, parsed.study), refresh=True)
+
+
+def _wait(parsed: argparse.Namespace) -> None:
+    found, deadline = _of(parsed), time.monotonic() + 60 * parsed.minutes
+    while True:
+        state = found.find(parsed.study)
+        if state.state == "finished":
+            _say(f"{state.study} is finished")
+            return
+        if state.state not in {"queued", "running"}:
+            raise SiteFailureError(f"{state.study} is {state.state}: {state.reason or 'see fedmed coordinator log'}")
+        if time.monotonic() >= deadline:
+            raise SiteFailureError(f"{state.study} is still {state.state} after {parsed.minutes:g} minutes; it goes on")
+        time.sleep(_LOOK_S)
 
 
 def _facts(found: Studies, state: StudyState) -> dict[str, object]:

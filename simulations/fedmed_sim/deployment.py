@@ -188,15 +188,7 @@ class Deployment:
         Raises:
             SiteFailureError: It failed or was stopped, or the time is over.
         """
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            state = next(one for one in self.status() if one["digest"] == study)
-            if state["state"] == "finished":
-                return
-            if state["state"] in {"failed", "stopped"}:
-                raise SiteFailureError(f"{state['study']} {state['state']}: {state['reason']}")
-            time.sleep(LOOK_S)
-        raise SiteFailureError(f"the study was not finished in {timeout_s:g} s; see {self.folder.logs}")
+        self._do("coordinator", "wait", study, "--minutes", timeout_s / 60, "--home", self.folder.coordinator)
 
     def fetch(self, study: str, target: Path) -> None:
         """Copy a finished study's result to `target`."""

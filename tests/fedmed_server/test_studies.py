@@ -22,6 +22,7 @@ from fedmed.records import (
 )
 from fedmed.signed_plans import agree_to, launch
 from fedmed_server.channel import Traffic
+from fedmed_server.coordinator_cli import coordinator
 from fedmed_server.studies import NEXT, Studies
 from fedmed_server.study_process import Journal, wait_for_sites
 
@@ -95,6 +96,25 @@ def test_a_study_moves_only_as_the_table_says(studies: Studies, tmp_path: Path, 
         with pytest.raises(UsageError, match=f"is {before}"):
             studies.change(name, after)
         assert studies.find(name).state == before
+
+
+def test_a_script_waits_for_a_study_and_learns_how_it_ended(
+    studies: Studies, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`fedmed coordinator wait` ends well only if the study did, and says why if not."""
+    home = ["--home", str(tmp_path)]
+    study = add(studies, tmp_path)
+    with pytest.raises(SiteFailureError, match="is still queued after 0 minutes"):
+        coordinator(["wait", "readmission", "--minutes", "0", *home])
+    studies.change(study, "running")
+    studies.change(study, "failed", reason="two sites left")
+    with pytest.raises(SiteFailureError, match="readmission is failed: two sites left"):
+        coordinator(["wait", "readmission", *home])
+    studies.change(study, "queued")
+    studies.change(study, "running")
+    studies.change(study, "finished")
+    assert coordinator(["wait", "readmission", *home]) == 0
+    assert capsys.readouterr().out == "readmission is finished\n"
 
 
 def test_a_study_is_named_by_its_name_or_the_beginning_of_its_digest(studies: Studies, tmp_path: Path):
