@@ -41,7 +41,8 @@ Arrays = Mapping[str, NDArray[Any]]
 class Task:
     """What the coordinator asks of a site under a plan that the site already holds.
 
-    In a phase of secure aggregation `works` says what the round is for and `message` is the protocol's.
+    In a phase of secure aggregation `works` says what the round is for and `message` is the protocol's. `receipt`: how
+    the coordinator settled the last attempt that the site took part in, see `fedmed.receipts`.
     """
 
     action: Action
@@ -50,12 +51,13 @@ class Task:
     arrays: Arrays = field(default_factory=dict)
     works: tuple[Work, ...] = ()
     message: bytes = b""
+    receipt: bytes = b""
 
     def __post_init__(self) -> None:
         require(self.round >= 0, f"round must be at least 0, got {self.round}")
 
     def digest(self) -> str:
-        """Return the SHA-256 over everything that the task says."""
+        """Return the SHA-256 over what is asked; a receipt that rides along asks nothing."""
         head = [self.action, self.plan_digest, self.round, list(self.works), self.message.hex()]
         return _digest(b"FedMed-task/v2\0", head, self.arrays)
 
@@ -89,15 +91,16 @@ class Round:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Answer:
-    """What a site sends back; `message` is its part of a phase of secure aggregation."""
+    """What a site sends back; `message` is its part of a phase of secure aggregation, `receipt` its word for that."""
 
     site: str
     arrays: Arrays = field(default_factory=dict)
     facts: Mapping[str, str | float] = field(default_factory=dict)
     message: bytes = b""
+    receipt: bytes = b""
 
     def digest(self) -> str:
-        """Return the SHA-256 over everything that the answer says."""
+        """Return the SHA-256 over what the answer says; `receipt` only repeats and signs a part of it."""
         return _digest(b"FedMed-answer/v2\0", [self.site, dict(self.facts), self.message.hex()], self.arrays)
 
 

@@ -40,6 +40,7 @@ from fedmed.secagg.roster_file import roster_to_bytes
 from fedmed.secagg.shamir import Entropy
 from fedmed.signed_plans import agree_to, signatures_to_text
 from fedmed_server.channel import Traffic
+from fedmed_server.receipts import StudyReceipts
 from fedmed_server.server_app import aggregator_for
 from fedmed_server.study import StudyFolders, StudyRunner
 from fedmed_site.agent import SiteAgent
@@ -277,6 +278,11 @@ def twin_of(consortium: Consortium, root: Path) -> Consortium:
     shutil.copytree(consortium.root, root)
     homes = tuple(root / home.relative_to(consortium.root) for home in consortium.homes)
     return replace(consortium, root=root, homes=homes, base=root / "base")
+
+
+def unsigned_receipts(folder: Path) -> StudyReceipts:
+    """Return the receipts of a coordinator without a key, as in a simulation."""
+    return StudyReceipts(folder / "receipts.jsonl", None, os.urandom)
 
 
 SECURE = AggregationSpec(kind="secure", min_sites=3)

@@ -6,7 +6,8 @@ died, start it again, and do the next study when one is over; nobody may need to
 Rules:
     * The process that faces the network is given the TLS key and no other, studies none; all run as one user, so this
       limits mistakes, not somebody who has broken in (docs/explanation/threat-model.md).
-    * Keys are unsealed once, here, and reach the SuperLink by fork(2), never by a file, argument or variable.
+    * Keys are unsealed once, here, and reach the SuperLink by fork(2), never by a file, argument or variable. Of the
+      plan-signing key only what receipt keys follow from is kept, and a study gets the one of its own plan.
     * A process that dies is started again, later each time; a study that says it ended is not.
     * One coordinator per folder: a second one is refused.
     * Children end with this process, however it ends.
@@ -35,6 +36,7 @@ from fedmed.crypto.passphrases import Secret
 from fedmed.errors import UsageError
 from fedmed.files import held_alone
 from fedmed.quiet import hush
+from fedmed.receipts import receipt_key, receipts_seed
 from fedmed_server.coordinator_home import CoordinatorIdentity, read_coordinator
 from fedmed_server.doorkeeper import MemberDoorkeeper
 from fedmed_server.studies import Studies, StudyState, written
@@ -96,6 +98,7 @@ class Coordinator:
         self._identity = identity
         self._say = say
         self._context = identity.server_context(secret)
+        self._receipts_seed = receipts_seed(identity.plan_key(secret))  # the plan-signing key itself is not kept
         self._secret = secrets.token_bytes(32)
         self._doorkeeper = MemberDoorkeeper(
             members=identity.members_path,
@@ -167,7 +170,8 @@ class Coordinator:
         self._audit.append(f"study-{state.state}", {"plan": state.digest, "study": state.study, "reason": state.reason})
 
     def _serve(self) -> None:
-        """Be the SuperLink: in a child of its own."""
+        """Be the SuperLink: in a child of its own, which forgets what receipts are signed with."""
+        del self._receipts_seed
         hush()
         from fedmed_server.superlink import SuperLinkSettings, serve  # noqa: PLC0415  after `hush`
 
@@ -188,10 +192,16 @@ class Coordinator:
         )
 
     def _run_study(self, study: str) -> None:
-        """Be a study: in a child of its own, which forgets the TLS key."""
+        """Be a study: in a child of its own, which forgets the TLS key and the receipt keys of other plans."""
         del self._context
+        own = receipt_key(self._receipts_seed, study).private_bytes_raw()
+        del self._receipts_seed
         settings = StudySettings(
-            root=self._settings.root, study=study, secret=self._secret, patience_s=self._settings.patience_s
+            root=self._settings.root,
+            study=study,
+            secret=self._secret,
+            receipt_key=own,
+            patience_s=self._settings.patience_s,
         )
         raise SystemExit(run_study(settings, self._identity))
 

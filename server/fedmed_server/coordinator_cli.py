@@ -29,6 +29,8 @@ from rich.table import Table
 
 from fedmed.crypto.passphrases import Secret, obtain_secret
 from fedmed.errors import SiteFailureError, UsageError
+from fedmed.receipts import sign_mandate
+from fedmed.records import digest
 from fedmed.secagg.roster_file import open_roster
 from fedmed.signed_plans import launch, load_signed_plan, verify
 from fedmed_server.consortium_console import FORM, Commands, Parser, Run, add, add_secret
@@ -49,6 +51,8 @@ The usual order, in a folder made by fedmed consortium coordinator:
 """
 _STALE_S: Final = 120
 _LOOK_S: Final = 0.2
+_CHAINED: Final = {"at", "event", "index", "previous", "digest"}
+"""What stands in each line of a study's log beside its facts."""
 
 
 def coordinator(arguments: Sequence[str]) -> int:
@@ -123,14 +127,16 @@ def _launch(parsed: argparse.Namespace) -> None:
     wanted = parsed.sites or _members(parsed.home, identity)
     if wanted < agreed.plan.aggregation.min_sites:
         raise UsageError(f"--sites: the plan needs at least {agreed.plan.aggregation.min_sites}, got {wanted}")
-    signed = launch(agreed, identity.plan_key(_secret(parsed)))
+    plan_key = identity.plan_key(_secret(parsed))
+    signed = launch(agreed, plan_key)
+    mandate = sign_mandate(digest(signed.plan), coordinator=identity.name, plan_key=plan_key)
     verify(
         signed.plan,
         signed.signatures,
         consortium=consortium,
         coordinator=Ed25519PublicKey.from_public_bytes(identity.statement.plan_key),
     )
-    state = _of(parsed).add(signed, parsed.base, sites_wanted=wanted)
+    state = _of(parsed).add(signed, parsed.base, sites_wanted=wanted, mandate=mandate)
     _say(f"{state.study} ({state.digest[:12]}) is queued; it begins when {wanted} sites have approved it")
 
 
@@ -220,7 +226,7 @@ def _log(parsed: argparse.Namespace) -> None:
     path = found.folder(found.find(parsed.study).digest).log
     for line in path.read_bytes().splitlines() if path.is_file() else ():
         entry = msgspec.json.decode(line, type=dict[str, object])
-        facts = "  ".join(f"{key}={_shown(value)}" for key, value in entry.items() if key not in {"at", "event"})
+        facts = "  ".join(f"{key}={_shown(value)}" for key, value in entry.items() if key not in _CHAINED)
         _say(f"{entry['at']}  {entry['event']:<14} {facts}")
 
 

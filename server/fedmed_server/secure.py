@@ -9,12 +9,14 @@ Rules:
       unmasking; a restarted coordinator takes the attempt up where it was and sites repeat their bytes.
     * Adverts for the next round come with this one's unmasking, so a round costs four exchanges.
     * An attempt with too few sites is followed by another one, without the sites that were missing.
+    * Every attempt is settled in the study's receipts before another begins; a receipt rides on the first message that
+      a site gets after it, and on the last.
 
 What it does not do: see an update, a weight or a count of one site; decide what sites train.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -32,6 +34,7 @@ from fedmed.secagg.messages import (
     CertifyRequest,
     CoordinatorMessage,
     Finish,
+    Masked,
     MaskRequest,
     Offer,
     Refusal,
@@ -44,6 +47,7 @@ from fedmed.secagg.roster import Roster
 from fedmed_server.aggregators import Collected
 from fedmed_server.attempt_store import AttemptStore
 from fedmed_server.channel import Channel
+from fedmed_server.receipts import StudyReceipts
 
 ACTIONS: Final[dict[type[CoordinatorMessage], Phase]] = {
     Offer: "query.offer",
@@ -59,16 +63,18 @@ ACTIONS: Final[dict[type[CoordinatorMessage], Phase]] = {
 FAREWELL_TIMEOUT_S: Final = 10.0
 _OVER: Final = (attempt.Phase.DONE, attempt.Phase.ABORTED)
 _Step = tuple[ServerState, tuple[Outgoing, ...]]
+_Check = Callable[[SiteMessage, Answer], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Play:
-    """One round as it is carried out: over what, what, with whom, and who failed so far."""
+    """One round as it is carried out: over what, what, with whom, who failed so far, and whom a receipt is owed."""
 
     channel: Channel
     asked: Round
     cohort: Mapping[int, str]
     failures: dict[str, Failure]
+    owed: Mapping[str, bytes]
 
 
 class SecureAggregator:
@@ -77,7 +83,9 @@ class SecureAggregator:
     kind = "secure"
     secure = True
 
-    def __init__(self, spec: AggregationSpec, *, roster: Roster, store: AttemptStore, rounds: int) -> None:
+    def __init__(
+        self, spec: AggregationSpec, *, roster: Roster, store: AttemptStore, rounds: int, receipts: StudyReceipts
+    ) -> None:
         """Take up aggregation for one study.
 
         Args:
@@ -85,6 +93,7 @@ class SecureAggregator:
             roster: The verified roster; its policy is what every site insists on.
             store: Where the state of the current attempt is kept.
             rounds: Training rounds of the plan; after the last one no adverts are asked for.
+            receipts: Where attempts are settled and participations are kept.
 
         Raises:
             RefusedError: The plan allows fewer sites than the roster's policy.
@@ -96,6 +105,7 @@ class SecureAggregator:
         self._roster = roster
         self._store = store
         self._rounds = rounds
+        self._receipts = receipts
         self._runs: set[tuple[str, tuple[Work, ...]]] = set()
 
     def collect(self, channel: Channel, asked: Round, cohort: Mapping[int, str]) -> Collected:
@@ -103,9 +113,13 @@ class SecureAggregator:
         self._runs.add((asked.plan_digest, asked.works))
         names = tuple(sorted(cohort.values()))
         failures: dict[str, Failure] = {}
-        play = _Play(channel=channel, asked=asked, cohort=cohort, failures=failures)
-        step = self._take_up(asked) or self._begin(asked, names, attempt_number=self._next_attempt(asked))
+        step = self._take_up(asked)
+        if step is None:
+            self._settle_stored(asked)
+            step = self._begin(asked, names, attempt_number=self._next_attempt(asked))
         for tries in range(1, self._spec.attempts + 1):
+            owed = self._receipts.owed()
+            play = _Play(channel=channel, asked=asked, cohort=cohort, failures=failures, owed=owed)
             state = self._run(step, play)
             if state.phase is attempt.Phase.DONE:
                 return self._collected(server.result(state), asked, failures)
@@ -118,10 +132,13 @@ class SecureAggregator:
 
     def finish(self, channel: Channel, cohort: Mapping[int, str]) -> None:
         """Tell the cohort that the runs of this study are over, so that every site erases what is left of them."""
+        owed = self._receipts.owed()
         for plan_digest, works in sorted(self._runs):
             message = wire.encode(Finish(run=run_of(plan_digest, works)))
             task = Task(action="query.end", plan_digest=plan_digest, works=works, message=message)
-            for _ in channel.ask(dict.fromkeys(sorted(cohort), task), timeout_s=FAREWELL_TIMEOUT_S):
+            tasks = {receipt: replace(task, receipt=receipt) for receipt in {b"", *owed.values()}}
+            letters = {address: tasks[owed.get(name, b"")] for address, name in sorted(cohort.items())}
+            for _ in channel.ask(letters, timeout_s=FAREWELL_TIMEOUT_S):
                 pass  # a site that does not hear it erases at its next offer
         self._store.clear()
 
@@ -134,6 +151,12 @@ class SecureAggregator:
             return None
         state = stored[0]
         return None if state.phase is attempt.Phase.ABORTED or state.offer.model != asked.digest() else stored
+
+    def _settle_stored(self, asked: Round) -> None:
+        """Settle the attempt that was last begun here, whatever became of it: nobody goes on with it."""
+        stored = self._store.load(self._roster)
+        if stored is not None:
+            self._receipts.settle(stored[0], plan=asked.plan_digest)
 
     def _next_attempt(self, asked: Round) -> int:
         stored = self._store.load(self._roster)
@@ -187,6 +210,8 @@ class SecureAggregator:
         while state.phase not in _OVER:
             state, outgoing = self._exchange(state, outgoing, play)
             self._store.save(state, outgoing)
+        self._receipts.settle(state, plan=play.asked.plan_digest)
+        play = replace(play, owed=self._receipts.owed())
         heard = tuple(item for item in outgoing if item.site not in play.failures)
         for _ in play.channel.ask(_letters(state, heard, play), timeout_s=FAREWELL_TIMEOUT_S):
             pass  # an attempt that is over has nothing to hear
@@ -198,17 +223,37 @@ class SecureAggregator:
         trains = phase is attempt.Phase.MASKING
         timeout_s = self._spec.round_timeout_s if trains else self._spec.phase_timeout_s
         following: tuple[Outgoing, ...] = ()
+        signed: dict[str, str] = {}
         for address, reply in play.channel.ask(_letters(state, outgoing, play), timeout_s=timeout_s):
-            state, more = _take_in(state, play.cohort[address], reply, play.failures)
+            name = play.cohort[address]
+            state, more = _take_in(state, name, reply, play.failures, self._checked(state, name, play, signed))
             following += more
             if phase is attempt.Phase.UNMASKING:
                 self._store.save(state, outgoing)  # a site unmasks once, so its reply must not be lost
+        if trains:
+            self._receipts.keep([signed[name] for name in sorted(signed)], turn=state.offer.turn)
         if state.phase is phase:
             faults = len(state.faults)
             state, following = server.step(state, Deadline())
             for fault in state.faults[faults:]:
                 play.failures[fault.site] = Failure(site=fault.site, code="ProtocolError", reason=fault.reason)
         return state, following
+
+    def _checked(self, state: ServerState, name: str, play: _Play, signed: dict[str, str]) -> _Check:
+        """Return what looks at a message before it counts: an upload needs the site's word for it."""
+
+        def check(event: SiteMessage, reply: Answer) -> None:
+            if isinstance(event, Masked):
+                signed[name] = self._receipts.check(
+                    reply.receipt,
+                    plan=play.asked.plan_digest,
+                    turn=state.offer.turn,
+                    site=name,
+                    upload=event.upload.digest,
+                    roster=self._roster,
+                )
+
+        return check
 
     def _collected(self, aggregate: Aggregate, asked: Round, failures: Mapping[str, Failure]) -> Collected:
         weight = float(aggregate.sums["aux"][0])
@@ -230,12 +275,13 @@ def _letters(state: ServerState, outgoing: tuple[Outgoing, ...], play: _Play) ->
     """Return the task of each address; the first message that a site gets of an attempt brings what it starts from."""
     asked = play.asked
     addresses = {name: address for address, name in play.cohort.items()}
-    tasks: dict[tuple[bytes, bool], Task] = {}
+    tasks: dict[tuple[bytes, bytes, bool], Task] = {}
     letters: dict[int, Task] = {}
     for item in outgoing:
         message = item.message
         first = isinstance(message, Offer) or (isinstance(message, ShareRequest) and state.adverts[item.site].early)
-        key = (wire.encode(message), first)
+        receipt = play.owed.get(item.site, b"") if first or isinstance(message, Abort) else b""
+        key = (wire.encode(message), receipt, first)
         if key not in tasks:
             tasks[key] = Task(
                 action=ACTIONS[type(message)],
@@ -244,17 +290,22 @@ def _letters(state: ServerState, outgoing: tuple[Outgoing, ...], play: _Play) ->
                 works=asked.works,
                 arrays=asked.arrays if first else {},
                 message=key[0],
+                receipt=receipt,
             )
         if item.site in addresses:
             letters[addresses[item.site]] = tasks[key]
     return letters
 
 
-def _take_in(state: ServerState, name: str, reply: Answer | Failure, failures: dict[str, Failure]) -> _Step:
+def _take_in(
+    state: ServerState, name: str, reply: Answer | Failure, failures: dict[str, Failure], check: _Check
+) -> _Step:
     """Step on one reply; a site that failed, or sent what does not fit, is out of the attempt and is named."""
     turn = state.offer.turn
     try:
         event = _message(name, reply)
+        if isinstance(reply, Answer):
+            check(event, reply)
         faults = len(state.faults)
         follower, more = server.step(state, event)
         for fault in follower.faults[faults:]:  # it may be another site's, whose shares turned out to be false

@@ -114,7 +114,7 @@ class GridChannel:
             return Failure(site=_plain(failure["site"]), code=_plain(failure["code"]), reason=_plain(failure["reason"]))
         answer = message.content.config_records["answer"]
         facts: dict[str, str | float] = {
-            key: _plain(value) for key, value in answer.items() if key not in ("site", "message")
+            key: _plain(value) for key, value in answer.items() if key not in ("site", "message", "receipt")
         }
         for key, value in message.content.metric_records.get("numbers", MetricRecord()).items():
             if isinstance(value, int | float):
@@ -122,7 +122,11 @@ class GridChannel:
         sent = message.content.array_records.get("arrays", ArrayRecord())
         arrays = {name: array.numpy() for name, array in sent.items()}
         return Answer(
-            site=str(answer["site"]), arrays=arrays, facts=facts, message=cast("bytes", answer.get("message", b""))
+            site=str(answer["site"]),
+            arrays=arrays,
+            facts=facts,
+            message=cast("bytes", answer.get("message", b"")),
+            receipt=cast("bytes", answer.get("receipt", b"")),
         )
 
 
@@ -144,6 +148,8 @@ def _content_of(task: Task) -> RecordDict:
         config["works"] = " ".join(task.works)
     if task.message:
         config["message"] = task.message  # Flower can't count the bytes of empty values, so they are left out
+    if task.receipt:
+        config["receipt"] = task.receipt
     content = RecordDict({"task": config})
     if task.arrays:  # every record is an object of its own on the way, so there are none without content
         arrays = {name: Array(np.ascontiguousarray(array)) for name, array in task.arrays.items()}

@@ -5,10 +5,11 @@ what was launched, what runs and how each study ended; it is in files, so nothin
 
 Layout of `studies/DIGEST/`:
     plan.json       the plan with both signatures
+    mandate.json    the coordinator's word for the key that signs this study's receipts
     base/           the public base that it stands on
     state.json      where it stands, replaced atomically
     progress.json   what it does right now, for people; may be lost
-    log.jsonl       what happened, a line each
+    log.jsonl       what happened, a line each, chained
     work/           the study's own checkpoint, attempts and result
 
 Rules:
@@ -27,9 +28,10 @@ from pathlib import Path
 from typing import Final, Literal
 
 from fedmed.errors import IntegrityError, UsageError
-from fedmed.files import append_durable, locked, write_atomic
+from fedmed.files import locked, write_atomic
 from fedmed.records import canonical_json, decode, digest, require
 from fedmed.signed_plans import SignedPlan, load_signed_plan, save_signed_plan
+from fedmed_server import study_log
 
 State = Literal["queued", "running", "finished", "failed", "stopped"]
 NEXT: Final[dict[State, tuple[State, ...]]] = {
@@ -91,6 +93,11 @@ class StudyFolder:
         return self.root / "plan.json"
 
     @property
+    def mandate(self) -> Path:
+        """The coordinator's word for the key that signs receipts."""
+        return self.root / "mandate.json"
+
+    @property
     def base(self) -> Path:
         """The public base model."""
         return self.root / "base"
@@ -116,9 +123,9 @@ class StudyFolder:
         return self.root / "work"
 
     def note(self, event: str, **facts: str | float | Sequence[str] | Mapping[str, float]) -> None:
-        """Append a line to the log."""
-        line = canonical_json({"at": written(datetime.now(UTC)), "event": event, **facts})
-        append_durable(self.log, line + b"\n")
+        """Append a line to the log: it names the digest of the line before, and has its own."""
+        with locked(self.log.with_name("log.lock")):
+            study_log.append(self.log, {"at": written(datetime.now(UTC)), "event": event, **facts})
 
 
 class Studies:
@@ -128,13 +135,14 @@ class Studies:
         self._root = root
         self._now = now
 
-    def add(self, signed: SignedPlan, base: Path, *, sites_wanted: int) -> StudyState:
+    def add(self, signed: SignedPlan, base: Path, *, sites_wanted: int, mandate: bytes) -> StudyState:
         """Launch a study: it is queued, and runs when its turn comes.
 
         Args:
             signed: The plan with both signatures.
             base: The folder of its public base, which is copied.
             sites_wanted: How many sites must be ready before the first round.
+            mandate: The coordinator's word for the key that signs receipts, as `fedmed.receipts` makes it.
 
         Raises:
             UsageError: It was launched before, or another study of that name is not over.
@@ -160,6 +168,7 @@ class Studies:
             shutil.rmtree(stage, ignore_errors=True)
             shutil.copytree(base, stage / "base")
             save_signed_plan(StudyFolder(stage).plan, signed)
+            write_atomic(StudyFolder(stage).mandate, mandate, mode=0o644)
             write_atomic(StudyFolder(stage).state, canonical_json(state))
             stage.rename(target.root)
         target.note("launched", study=signed.plan.study)

@@ -7,7 +7,8 @@ Rules:
     * Before the first round as many sites must be ready as the launch asked for; why the others are not is shown.
     * A round that too few sites answered is no failure of the study: it waits, and goes on when they are back.
     * What can't be cured by waiting (state that does not verify, a plan that can't be run) ends the study as failed.
-    * The key that signs plans is not here; the plan's signatures were made when it was launched.
+    * The key that signs plans is not here; the plan's signatures were made when it was launched. The one that signs
+      receipts signs those of this study only.
 
 What it does not do: choose which study runs (the coordinator does), or talk to people.
 """
@@ -23,13 +24,14 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from fedmed.bundle import PLAN_DIGEST_KEY, PLAN_KEY, PLAN_SIGNATURES_KEY
 from fedmed.errors import FedMedError, IntegrityError, SiteFailureError
 from fedmed.exchange import Failure, Task
 from fedmed.files import write_atomic
 from fedmed.quiet import hush
+from fedmed.receipts import Signer, open_mandate
 from fedmed.records import Plan, canonical_json, digest
 from fedmed.secagg.roster import Roster
 from fedmed.secagg.roster_file import open_roster
@@ -63,6 +65,8 @@ class StudySettings:
     """The plan's digest."""
     secret: bytes = field(repr=False)
     """Shared with the SuperLink."""
+    receipt_key: bytes = field(repr=False)
+    """Signs this study's receipts, and nothing else."""
     patience_s: float = PATIENCE_S
 
 
@@ -80,7 +84,8 @@ def main(settings: StudySettings, identity: CoordinatorIdentity) -> int:
             coordinator=Ed25519PublicKey.from_public_bytes(identity.statement.plan_key),
         )
         roster = _roster(settings.root, identity) if signed.plan.aggregation.kind == "secure" else None
-        _run(settings, studies, signed, roster, _knowledge(studies, signed.plan))
+        signer = _signer(settings, studies.folder(settings.study), identity)
+        _run(settings, studies, signed, roster, _knowledge(studies, signed.plan), signer=signer)
     except FedMedError as error:
         studies.change(settings.study, "failed", reason=str(error))
         return error.exit_code
@@ -89,7 +94,13 @@ def main(settings: StudySettings, identity: CoordinatorIdentity) -> int:
 
 
 def _run(
-    settings: StudySettings, studies: Studies, signed: SignedPlan, roster: Roster | None, knowledge: "Knowledge | None"
+    settings: StudySettings,
+    studies: Studies,
+    signed: SignedPlan,
+    roster: Roster | None,
+    knowledge: "Knowledge | None",
+    *,
+    signer: Signer,
 ) -> None:
     """Hold a Flower run for the study and go on until it is finished."""
     from fedmed_server.flower_run import hold_run  # noqa: PLC0415  after `hush`
@@ -125,7 +136,9 @@ def _run(
                 plan,
                 StudyFolders(base=folder.base, state=folder.work),
                 channel=channel,
-                aggregator=aggregator_for(plan, roster=roster, state=folder.work),
+                aggregator=aggregator_for(
+                    plan, roster=roster, state=folder.work, signer=signer, signed_roster=_text(settings.root / ROSTER)
+                ),
                 knowledge=knowledge,
                 listener=journal,
             )
@@ -266,6 +279,26 @@ def _roster(root: Path, identity: CoordinatorIdentity) -> Roster:
         raise IntegrityError(f"{path}: expected the consortium's signed roster, found none; carry it here")
     key = identity.consortium.ed25519()
     return open_roster(path.read_bytes(), consortium_key=key, least_serial=1, now=datetime.now(UTC))
+
+
+def _signer(settings: StudySettings, folder: StudyFolder, identity: CoordinatorIdentity) -> Signer:
+    """Return what signs the study's receipts.
+
+    Raises:
+        IntegrityError: The mandate is missing, or of another coordinator, plan or key.
+    """
+    key = Ed25519PrivateKey.from_private_bytes(settings.receipt_key)
+    plan_key = Ed25519PublicKey.from_public_bytes(identity.statement.plan_key)
+    if not folder.mandate.is_file():
+        raise IntegrityError(f"{folder.mandate}: expected the mandate for receipts, found none; launch a new study")
+    mandate = open_mandate(folder.mandate.read_bytes(), plan_key, plan=settings.study)
+    if mandate.key != key.public_key().public_bytes_raw():
+        raise IntegrityError(f"{folder.mandate}: expected a mandate for this coordinator's key, got another's")
+    return Signer(key, folder.mandate.read_text(), mandate.coordinator)
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.is_file() else ""
 
 
 def _knowledge(studies: Studies, plan: Plan) -> "Knowledge | None":

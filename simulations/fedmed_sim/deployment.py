@@ -37,6 +37,7 @@ from fedmed.crypto.keyfiles import CONSORTIUM, load_private_key, load_public_key
 from fedmed.crypto.passphrases import Secret, obtain_secret
 from fedmed.errors import SiteFailureError
 from fedmed.files import write_atomic
+from fedmed.receipts import Signer, receipt_key, receipts_seed, sign_mandate
 from fedmed.records import Plan, canonical_json, digest
 from fedmed.secagg.roster import Policy
 from fedmed.signed_plans import SignedPlan, agree_to, launch
@@ -164,6 +165,14 @@ class Deployment:
         identity = read_coordinator(folder.coordinator, now=datetime.now(UTC))
         agreed = agree_to(plan, root.unseal_ed25519(_secret(folder.key("consortium"))))
         return launch(agreed, identity.plan_key(_secret(folder.key("coordinator"))))
+
+    def signer(self, plan: Plan) -> Signer:
+        """Return what signs the receipts of such a plan: the sites' copies insist on them as the sites do."""
+        name = digest(plan)
+        identity = read_coordinator(self.folder.coordinator, now=datetime.now(UTC))
+        plan_key = identity.plan_key(_secret(self.folder.key("coordinator")))
+        mandate = sign_mandate(name, coordinator=identity.name, plan_key=plan_key)
+        return Signer(receipt_key(receipts_seed(plan_key), name), mandate.decode(), identity.name)
 
     def approve(self, study: str, *, patience_s: float = READY_S) -> None:
         """Have every site's administrator approve a study as soon as it shows up there.

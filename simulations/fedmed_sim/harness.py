@@ -302,6 +302,7 @@ class _Studies:
             knowledge=knowledge,
             listener=self._listener,
             roster=self._roster,
+            signer=None if self._deployment is None else self._deployment.signer(plan),
             poll_interval_s=POLL_INTERVAL_S,
         )
         folders = [sites / name for name in self._names]

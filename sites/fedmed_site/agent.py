@@ -42,6 +42,7 @@ from fedmed_site.home import SiteHome
 from fedmed_site.hours import Hours
 from fedmed_site.membership import Membership
 from fedmed_site.participant import Participant, system_entropy
+from fedmed_site.receipts import SiteReceipts
 from fedmed_site.replies import ReplyStore, Stored, charge_id
 from fedmed_site.study_cost import require_declared
 
@@ -80,6 +81,7 @@ class SiteAgent:
         self.datasets = DataSets(home, self.audit)
         self.membership = Membership(home)
         self.approvals = Approvals(home, self.audit)
+        self._receipts = SiteReceipts(home, self.membership)
         self._hours = Hours(home)
         self._now = now
         self._home = home
@@ -263,6 +265,8 @@ class SiteAgent:
         rounds = plan.training.rounds if fits else 1  # one Fisher and one set of statistics a plan
         if task.round >= rounds:
             raise RefusedError(f"the plan has {rounds} rounds of {task.action}, the task asks for number {task.round}")
+        if task.action != "query.end":  # an ending erases what is left of an attempt, also here
+            self._receipts.require_trusted(task.plan_digest)
         self._policy.check(plan)
         for data in (plan.data, *plan.continual.earlier):
             self._policy.check_view(data)

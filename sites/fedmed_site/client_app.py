@@ -100,6 +100,7 @@ def _task_from(action: Action, content: RecordDict) -> Task:
         arrays={name: array.numpy() for name, array in arrays.items()},
         works=cast("tuple[Work, ...]", tuple(str(config.get("works", "")).split())),
         message=cast("bytes", config.get("message", b"")),
+        receipt=cast("bytes", config.get("receipt", b"")),
     )
 
 
@@ -110,8 +111,9 @@ def _content_of(reply: Answer | Failure) -> RecordDict:
     numbers: dict[str, int | float | list[int] | list[float]] = {
         key: float(value) for key, value in reply.facts.items() if not isinstance(value, str)
     }
-    message = {"message": reply.message} if reply.message else {}
-    content = RecordDict({"answer": ConfigRecord({"site": reply.site, **message, **texts})})
+    parts = {"message": reply.message, "receipt": reply.receipt}
+    sent = {name: data for name, data in parts.items() if data}
+    content = RecordDict({"answer": ConfigRecord({"site": reply.site, **sent, **texts})})
     if reply.arrays:  # every record is an object of its own on the way, so there are none without content
         arrays = {name: Array(np.ascontiguousarray(array)) for name, array in reply.arrays.items()}
         content["arrays"] = ArrayRecord(arrays)

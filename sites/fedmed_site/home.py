@@ -11,6 +11,7 @@ Layout (version 1):
     secagg/                    sealed state of secure aggregation, and what the current round starts from
     data/NAME/                 schema and de-identified records
     audit.jsonl                hash-chained log of every item and every access
+    receipts.jsonl             hash-chained log of what was uploaded and certified, and of the coordinator's receipts
     ledger/NAME.jsonl          privacy budget of a data set
     models/DIGEST/             public base models
     replies/PLAN/              answers that may already have left
@@ -165,6 +166,11 @@ class SiteHome:
     def audit_path(self) -> Path:
         """The hash-chained log."""
         return self.root / "audit.jsonl"
+
+    @property
+    def receipts_path(self) -> Path:
+        """The hash-chained log of uploads and of the coordinator's receipts."""
+        return self.root / "receipts.jsonl"
 
     @property
     def ledgers(self) -> Path:

@@ -124,11 +124,16 @@ class Membership:
         Raises:
             IntegrityError: The kit's statement does not verify under the pinned key.
         """
-        path = self.home.root / "tls" / "current" / "coordinator.json"
-        if not path.is_file():
+        data = self.coordinator_statement()
+        if not data:
             return None
-        statement = open_coordinator(path.read_bytes(), self.consortium_key(), now=now)
+        statement = open_coordinator(data, self.consortium_key(), now=now)
         return Ed25519PublicKey.from_public_bytes(statement.plan_key)
+
+    def coordinator_statement(self) -> bytes:
+        """Return the file in which the consortium names the coordinator, unverified; empty where there is no kit."""
+        path = self.home.root / "tls" / "current" / "coordinator.json"
+        return path.read_bytes() if path.is_file() else b""
 
     @property
     def _key_path(self) -> Path:

@@ -8,6 +8,7 @@ Rules:
     * What a round starts from comes with its first message and is kept under its digest; the work is
       done on exactly what the site agreed to.
     * Work is asked for only once every check of the request has passed.
+    * A round begins once what came of the one before is settled by the coordinator's receipt (see `receipts`).
     * No phase but the one that trains needs torch, and nothing here imports it.
 
 What it does not do: train, charge, or talk.
@@ -28,17 +29,21 @@ from fedmed.errors import IntegrityError, ProtocolError, RefusedError
 from fedmed.exchange import SEGMENTS, Answer, Phase, Round, Task, Work, run_of
 from fedmed.files import write_atomic
 from fedmed.privacy.skellam import draw_share
+from fedmed.receipts import Participation, sign_participation
 from fedmed.records import require
 from fedmed.secagg import client, masking, parcels, store, transcript, wire
 from fedmed.secagg.masking import Contribution
 from fedmed.secagg.messages import (
     Abort,
+    Certificate,
     CertifyRequest,
     CoordinatorMessage,
     Finish,
+    Masked,
     MaskRequest,
     Offer,
     ShareRequest,
+    SiteMessage,
     UnmaskRequest,
 )
 from fedmed.secagg.roster import Policy, Roster, Segment
@@ -47,6 +52,7 @@ from fedmed.secagg.state import ClientState
 from fedmed.tensors import pack, unpack
 from fedmed_site.home import SiteHome
 from fedmed_site.membership import Membership
+from fedmed_site.receipts import SiteReceipts
 from fedmed_site.replies import Stored
 from fedmed_site.shared_noise import Terms, require_noise
 
@@ -91,6 +97,7 @@ class Participant:
     ) -> None:
         self._name = name
         self._membership = Membership(home)
+        self._receipts = SiteReceipts(home, self._membership)
         self._seal_key_path = home.seal_key_path
         self._state_path = home.secagg_state_path
         self._rounds = home.secagg / "rounds"
@@ -111,6 +118,9 @@ class Participant:
             IntegrityError: The stored state does not verify.
         """
         message = self._message(task)
+        ending = isinstance(message, Abort | Finish)
+        if not ending:
+            self._settle(task, message)
         roster = self._membership.roster(now=self._now())
         entropy = self._entropy_of(self._name, task.message)
         state = self._restore()
@@ -129,11 +139,43 @@ class Participant:
             contribution=lambda: self._contribution(task, state, roster, work, log_clipped),
         )
         self._keep(started, follower)
+        receipt = self._write_down(task, message, reply)
         self._save(follower, entropy)
+        if ending:  # what is left of the attempt is erased first, whatever the receipt is
+            self._settle(task, message)
         if reply is None:
             return Answer(site=self._name)
         data, vectors = parcels.split(reply)
-        return Answer(site=self._name, message=data, arrays=vectors)
+        return Answer(site=self._name, message=data, arrays=vectors, receipt=receipt)
+
+    def _settle(self, task: Task, message: CoordinatorMessage) -> None:
+        """Take in the receipt that came along; a new attempt needs one for the last that this site uploaded to.
+
+        Raises:
+            RefusedError: It is owed, or can't be believed.
+        """
+        now = self._now()
+        self._receipts.take(task.plan_digest, task.receipt, now=now)
+        if isinstance(message, Offer | ShareRequest):
+            self._receipts.require_settled(task.plan_digest, message.turn, now=now)
+
+    def _write_down(self, task: Task, message: CoordinatorMessage, reply: SiteMessage | None) -> bytes:
+        """Note what is about to leave; return the signed word that goes with an upload, else nothing."""
+        if isinstance(reply, Certificate) and isinstance(message, CertifyRequest):
+            self._receipts.certified(task.plan_digest, message)
+        if not isinstance(reply, Masked):
+            return b""
+        turn, upload = reply.turn, reply.upload.digest
+        self._receipts.uploaded(task.plan_digest, turn, upload)
+        participation = Participation(
+            plan=task.plan_digest,
+            run=turn.run,
+            round=turn.round,
+            attempt=turn.attempt,
+            site=self._name,
+            upload=upload.hex(),
+        )
+        return sign_participation(participation, self._membership.signing_key())
 
     # --- what a message stands on ----------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federation import PRIVATE, SECURE, Consortium, build_consortium, sign_in, twin_of
+from federation import PRIVATE, SECURE, Consortium, build_consortium, sign_in, twin_of, unsigned_receipts
 
 from fedmed.errors import IntegrityError, SiteFailureError
 from fedmed.exchange import Answer, Round, Task, Work, answer_from_bytes
@@ -406,7 +406,9 @@ def test_every_segment_of_a_round_is_charged_anew_on_its_own(consortium: Consort
     cohort = dict(enumerate(consortium.roster.names))
     model = np.zeros(4, np.float32)
     store = AttemptStore(tmp_path / "secagg")
-    aggregator = SecureAggregator(plan.aggregation, roster=consortium.roster, store=store, rounds=1)
+    aggregator = SecureAggregator(
+        plan.aggregation, roster=consortium.roster, store=store, rounds=1, receipts=unsigned_receipts(tmp_path)
+    )
     both: tuple[Work, ...] = ("train.fit", "train.fisher")
     rounds: tuple[tuple[int, tuple[Work, ...]], ...] = ((0, ("train.fisher",)), (0, both), (1, both))
     for number, works in rounds:

@@ -62,7 +62,7 @@ def studies(tmp_path: Path) -> Studies:
 def add(studies: Studies, tmp_path: Path, study: str = "readmission") -> str:
     """Launch a study and return its digest."""
     signed = launch(agree_to(replace(PLAN, study=study), KEY), KEY)
-    return studies.add(signed, tmp_path / "base", sites_wanted=3).digest
+    return studies.add(signed, tmp_path / "base", sites_wanted=3, mandate=b"{}").digest
 
 
 def test_studies_stand_in_the_order_of_their_launch(studies: Studies, tmp_path: Path):

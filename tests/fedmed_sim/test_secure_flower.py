@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from federation import sign_in
+from federation import sign_in, unsigned_receipts
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
@@ -115,7 +115,9 @@ def play(
         )
         cohort = {address: reply.site for address, reply in described}
         spec = AggregationSpec(kind="secure", min_sites=3, attempts=1, phase_timeout_s=30, round_timeout_s=30)
-        aggregator = SecureAggregator(spec, roster=roster, store=AttemptStore(root / "secagg"), rounds=number)
+        aggregator = SecureAggregator(
+            spec, roster=roster, store=AttemptStore(root / "secagg"), rounds=number, receipts=unsigned_receipts(root)
+        )
         for asked in rounds:
             try:
                 found.append((asked.number, aggregator.collect(channel, asked, cohort)))

@@ -13,7 +13,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federation import PRIVATE, SECURE, Consortium, MemoryChannel, answer_in_child, build_consortium, sign_in, twin_of
+from federation import (
+    PRIVATE,
+    SECURE,
+    Consortium,
+    MemoryChannel,
+    answer_in_child,
+    build_consortium,
+    sign_in,
+    twin_of,
+    unsigned_receipts,
+)
 
 from fedmed.errors import IntegrityError, RefusedError, SiteFailureError, UsageError
 from fedmed.exchange import Answer, Failure, Round, Task, Work, run_of
@@ -155,7 +165,13 @@ def test_shared_noise_that_the_rings_cannot_hold_is_refused_before_anything_is_c
         privacy=replace(PRIVATE, **{"trust_model": "distributed", "distance": 1e-9, **privacy}),  # type: ignore[arg-type]
     )
     attempts = AttemptStore(tmp_path / "secagg")
-    aggregator = SecureAggregator(plan.aggregation, roster=consortium.roster, store=attempts, rounds=1)
+    aggregator = SecureAggregator(
+        plan.aggregation,
+        roster=consortium.roster,
+        store=attempts,
+        rounds=1,
+        receipts=unsigned_receipts(tmp_path),
+    )
     asked = replace(start_of(plan), works=works)
     with nullcontext() if reason is None else pytest.raises(SiteFailureError, match=reason):
         aggregator.collect(consortium.channel(plan), asked, dict(enumerate(consortium.roster.names)))
