@@ -10,20 +10,25 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedmed.bundle import PLAN_DIGEST_KEY, PLAN_KEY, PLAN_SIGNATURES_KEY
+from fedmed.crypto.pki import make_authority
+from fedmed.crypto.statements import sign
 from fedmed.data.schema import Column, DataSet, Schema, SplitRule, Target
 from fedmed.deid.policy import DeidPolicy
 from fedmed.exchange import Answer, Failure, Task
+from fedmed.kits import COORDINATOR, Coordinator, moment
 from fedmed.learning.ewc import Knowledge
 from fedmed.models import Architecture, build_module, save_base
+from fedmed.receipts import Signer, receipt_key, receipts_seed, sign_mandate
 from fedmed.records import (
     AggregationSpec,
     ContinualSpec,
@@ -42,7 +47,7 @@ from fedmed.signed_plans import agree_to, signatures_to_text
 from fedmed_server.channel import Traffic
 from fedmed_server.receipts import StudyReceipts
 from fedmed_server.server_app import aggregator_for
-from fedmed_server.study import StudyFolders, StudyRunner
+from fedmed_server.study import Listener, StudyFolders, StudyRunner
 from fedmed_site.agent import SiteAgent
 from fedmed_site.home import SiteHome, SiteRecord
 from fedmed_site.participant import system_entropy
@@ -182,16 +187,23 @@ class Consortium:
         return MemoryChannel(self.homes, canonical_json(plan))
 
     def runner(
-        self, plan: Plan, state: Path, *, channel: MemoryChannel | None = None, knowledge: Knowledge | None = None
+        self,
+        plan: Plan,
+        state: Path,
+        *,
+        channel: MemoryChannel | None = None,
+        knowledge: Knowledge | None = None,
+        signer: Signer | None = None,
+        listener: Listener | None = None,
     ) -> StudyRunner:
         """Return a coordinator for `plan` that keeps its state in `state`."""
         return StudyRunner(
             plan,
             StudyFolders(base=self.base, state=state),
             channel=channel or self.channel(plan),
-            aggregator=aggregator_for(plan, roster=self.roster, state=state),
+            aggregator=aggregator_for(plan, roster=self.roster, state=state, signer=signer),
             knowledge=knowledge,
-            listener=SilentListener(),
+            listener=listener or SilentListener(),
         )
 
 
@@ -271,6 +283,35 @@ def sign_in(
         signed = roster_to_bytes(sign_roster(roster, key))
         agent.membership.join(key.public_key().public_bytes_raw(), signed, now=datetime.now(UTC))
     return roster
+
+
+def appoint(consortium: Consortium, plan_key: Ed25519PrivateKey, *, name: str = "centre") -> bytes:
+    """Let every site know the coordinator with this plan-signing key; return the consortium's statement."""
+    now = datetime.now(UTC)
+    authority = make_authority(ec.generate_private_key(ec.SECP256R1()), name="consortium", now=now, years=1)
+    statement = Coordinator(
+        name=name,
+        consortium="consortium",
+        hosts=("coordinator.example",),
+        port=9092,
+        plan_key=plan_key.public_key().public_bytes_raw(),
+        authority=authority.decode(),
+        serial=1,
+        made_at=moment(now),
+        valid_until=moment(now + timedelta(days=30)),
+    )
+    data = sign(COORDINATOR, statement, consortium.consortium_key)
+    for home in consortium.homes:
+        folder = home / "tls" / "current"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "coordinator.json").write_bytes(data)
+    return data
+
+
+def signer_of(plan: Plan, plan_key: Ed25519PrivateKey, *, name: str = "centre") -> Signer:
+    """Return what signs the receipts of `plan`."""
+    mandate = sign_mandate(digest(plan), coordinator=name, plan_key=plan_key)
+    return Signer(receipt_key(receipts_seed(plan_key), digest(plan)), mandate.decode(), name)
 
 
 def twin_of(consortium: Consortium, root: Path) -> Consortium:

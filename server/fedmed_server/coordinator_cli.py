@@ -27,6 +27,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from fedmed.audit import ChainLog
 from fedmed.crypto.passphrases import Secret, obtain_secret
 from fedmed.errors import SiteFailureError, UsageError
 from fedmed.receipts import sign_mandate
@@ -36,6 +37,7 @@ from fedmed.signed_plans import launch, load_signed_plan, verify
 from fedmed_server.consortium_console import FORM, Commands, Parser, Run, add, add_secret
 from fedmed_server.coordinator import CoordinatorSettings, open_coordinator_process
 from fedmed_server.coordinator_home import CoordinatorIdentity, read_coordinator
+from fedmed_server.receipts import PARTICIPATED, RECEIPTS, SETTLED
 from fedmed_server.studies import Studies, StudyState
 from fedmed_server.study_process import PATIENCE_S, ROSTER, STUDIES
 
@@ -89,6 +91,7 @@ def _parser() -> Parser:
     wait.add_argument("--minutes", type=float, default=math.inf, metavar="M", help="give up after so long")
     for name, about, run in (
         ("log", "print what happened in a study", _log),
+        ("receipts", "list how each attempt at a round was settled, and who took part", _receipts),
         ("stop", "stop a study; what is reached stays", _stop),
         ("resume", "queue a stopped or failed study again; it goes on where it was", _resume),
     ):
@@ -228,6 +231,25 @@ def _log(parsed: argparse.Namespace) -> None:
         entry = msgspec.json.decode(line, type=dict[str, object])
         facts = "  ".join(f"{key}={_shown(value)}" for key, value in entry.items() if key not in _CHAINED)
         _say(f"{entry['at']}  {entry['event']:<14} {facts}")
+
+
+def _receipts(parsed: argparse.Namespace) -> None:
+    found = _of(parsed)
+    state = found.find(parsed.study)
+    entries = ChainLog(found.folder(state.digest).work / RECEIPTS).entries()
+    table = Table(title=f"Receipts of {escape(state.study)}")
+    for heading in ("work", "round", "attempt", "outcome", "commitment to the sum", "sites"):
+        table.add_column(heading, no_wrap=heading != "sites")
+    for entry in entries:
+        if entry.kind == SETTLED:
+            body, cohort = entry.body, str(entry.body["cohort"])
+            work = str(body["run"]).partition(".")[2]
+            outcome, sites = ("summed", cohort.replace(" ", ", ")) if cohort else ("void", "")
+            commitment = str(body.get("aggregate", ""))[:16]
+            table.add_row(work, str(body["round"]), str(body["attempt"]), outcome, commitment, sites)
+    Console().print(table)
+    signed = sum(entry.kind == PARTICIPATED for entry in entries)
+    _say(f"{signed} uploads, each signed for by its site; fedmed audit verify checks them")
 
 
 def _stop(parsed: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ Why it exists: the coordinator can prove who took part without having learnt any
 same word on how an attempt ended. Both lie in one hash-chained log beside the study's checkpoint.
 
 Rules:
-    * A site's participation is verified under the roster before its upload is added, and is stored before the next phase.
+    * A site's participation is verified under the roster before its upload is added, and stored before the next one.
     * An attempt is settled once; the receipt is on disk before anybody gets it, and a restart hands out the same bytes.
     * A receipt goes to every site that was asked to mask in its attempt, with the next message that it gets.
     * Without a signer (a simulation, which has no coordinator's key) attempts are noted, not signed for.

@@ -184,10 +184,11 @@ class SiteAgent:
             answer = self._evaluate(plan, task)
         else:
             answer = self._trainer().describe(plan)
-        self.audit.append(
-            "answer",
-            {"plan": task.plan_digest, "action": task.action, "round": task.round, "answer": answer.digest()},
-        )
+        named = {"plan": task.plan_digest, "action": task.action, "answer": answer.digest()}
+        head = self._receipts.head()
+        if head:  # so that a cut end of the receipts is noticed
+            named["receipts"] = head
+        self.audit.append("answer", {**named, "round": task.round})
         return answer
 
     def _phase(self, plan: Plan, task: Task) -> Answer:

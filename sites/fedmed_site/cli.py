@@ -16,9 +16,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedmed.audit_folders import kind_of, verify_folder
 from fedmed.deid.pseudonyms import KEY_BYTES
 from fedmed.errors import UsageError
-from fedmed_site import admin_cli, deidentification_cli, holdings_cli, leaving_cli, policy_cli
+from fedmed_site import admin_cli, deidentification_cli, holdings_cli, leaving_cli, policy_cli, receipts_cli
 from fedmed_site.budget_cli import add_budget
 from fedmed_site.console import Commands, Parser, add, add_home, home_path, opened, say
 from fedmed_site.home import SiteHome, SiteRecord
@@ -72,6 +73,7 @@ def _site_parser() -> Parser:
     policy_cli.add_commands(commands)
     holdings_cli.add_commands(commands)
     leaving_cli.add_commands(commands)
+    receipts_cli.add_commands(commands)
     deidentification_cli.add_commands(commands)
     budget = commands.add_parser("budget", help="the privacy budget: show, cap, verify, export", allow_abbrev=False)
     add_budget(budget.add_subparsers(title="commands", metavar="COMMAND", required=True))
@@ -93,10 +95,16 @@ def parser_of(command: str) -> Parser:
 
 
 def _audit_parser() -> Parser:
-    parser = Parser(prog="fedmed audit", description="Verify a site's audit log.", allow_abbrev=False)
+    parser = Parser(prog="fedmed audit", description="Verify what is chained and signed.", allow_abbrev=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     verify = add(
-        commands, "verify", "check the chain and every item on disk: exit code 0, or 2 and a line per problem", _verify
+        commands,
+        "verify",
+        "check logs, ledgers, receipts, signatures and items of a folder: exit code 0, or 2 and a line per problem",
+        _verify,
+    )
+    verify.add_argument(
+        "path", type=Path, nargs="?", metavar="PATH", help="folder of a site, coordinator, consortium, study or run"
     )
     add_home(verify)
     verify.add_argument(
@@ -139,15 +147,24 @@ def _init(parsed: argparse.Namespace) -> int:
 
 
 def _verify(parsed: argparse.Namespace) -> int:
-    from fedmed_site.audit_check import verify_site  # noqa: PLC0415  other commands start without the engines
+    from fedmed_site.audit_folder import verify_site_folder  # noqa: PLC0415  other commands start without the engines
 
-    found = verify_site(opened(parsed), moved=parsed.items, expected_head=parsed.expect_head)
-    for problem in found.problems:
-        say(problem)
+    if parsed.path is not None and parsed.home is not None:
+        raise UsageError("expected PATH or --home, got both; leave one out")
+    if parsed.path is None or kind_of(parsed.path) == "site":
+        parsed.home = parsed.path or parsed.home
+        found = verify_site_folder(opened(parsed).root, moved=parsed.items, expected_head=parsed.expect_head)
+    elif parsed.items or parsed.expect_head is not None:
+        raise UsageError("--items and --expect-head belong to a site's folder; leave them out")
+    else:
+        found = verify_folder(parsed.path)
+    for line in (*found.problems, *(f"note: {note}" for note in found.notes)):
+        say(line)
     if found.problems:
         return 2
-    say(f"good: {found.entries} entries; {found.items} items in {found.folders} folders, {found.tables} tables")
-    say(f"head {found.head}\nKeep the head where this machine cannot change it.")
+    for line in found.good:
+        say(f"good: {line}")
+    say("Keep the heads where this machine cannot change them.")
     return 0
 
 

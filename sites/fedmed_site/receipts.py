@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from fedmed.audit import ChainLog, Entry, Scalar
 from fedmed.errors import IntegrityError, RefusedError
 from fedmed.receipts import Receipt, open_receipt, uploads_digest
+from fedmed.records import digest
 from fedmed.secagg.messages import CertifyRequest, Turn
 from fedmed_site.home import SiteHome
 from fedmed_site.membership import Membership
@@ -86,7 +87,9 @@ class SiteReceipts:
             facts = {"plan": plan, **_place(receipt.turn), "outcome": receipt.outcome}
             return RECEIVED, {**facts, "statement": data.decode()}
 
-        self._note(COORDINATOR_USED, {"statement": self._membership.coordinator_statement().decode()})
+        pinned = self._membership.consortium_key().public_bytes_raw().hex()
+        statement = self._membership.coordinator_statement().decode()
+        self._note(COORDINATOR_USED, {"consortium": pinned, "statement": statement})
         self._log.extend(decide)
         self.require_trusted(plan)
 
@@ -111,6 +114,11 @@ class SiteReceipts:
         for one in standings(self._log.entries()):
             if one.plan == plan and one.turn != turn and not one.outcome:
                 raise RefusedError(f"expected the coordinator's receipt for {one.turn} with this message, got none")
+
+    def head(self) -> str:
+        """Return the digest of the last entry, or nothing where there is none."""
+        entries = self._log.entries()
+        return digest(entries[-1]) if entries else ""
 
     def _note(self, kind: str, body: Mapping[str, Scalar]) -> None:
         def decide(entries: Sequence[Entry]) -> tuple[str, Mapping[str, Scalar]] | None:
