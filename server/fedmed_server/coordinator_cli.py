@@ -237,15 +237,15 @@ def _receipts(parsed: argparse.Namespace) -> None:
     found = _of(parsed)
     state = found.find(parsed.study)
     entries = ChainLog(found.folder(state.digest).work / RECEIPTS).entries()
-    table = Table(title=f"Receipts of {escape(state.study)}")
-    for heading in ("work", "round", "attempt", "outcome", "commitment to the sum", "sites"):
+    table = Table(title=f"Receipts of {escape(state.study)}", box=None, pad_edge=False)
+    for heading in ("work", "round", "try", "outcome", "commitment", "sites"):
         table.add_column(heading, no_wrap=heading != "sites")
     for entry in entries:
         if entry.kind == SETTLED:
             body, cohort = entry.body, str(entry.body["cohort"])
             work = str(body["run"]).partition(".")[2]
             outcome, sites = ("summed", cohort.replace(" ", ", ")) if cohort else ("void", "")
-            commitment = str(body.get("aggregate", ""))[:16]
+            commitment = str(body.get("aggregate", ""))[:12]
             table.add_row(work, str(body["round"]), str(body["attempt"]), outcome, commitment, sites)
     Console().print(table)
     signed = sum(entry.kind == PARTICIPATED for entry in entries)

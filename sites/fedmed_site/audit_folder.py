@@ -96,9 +96,7 @@ def _receipts(home: SiteHome, found: Findings, audit: Sequence[Entry]) -> None:
             if entry.kind == COORDINATOR_USED:
                 key = _coordinator_key(entry)
                 if entry.body["consortium"] != pinned:
-                    found.notes.append(
-                        f"{path.name}: entry {entry.index}: of a consortium that is not pinned here now"
-                    )
+                    found.notes.append(f"{path.name}: entry {entry.index}: of a consortium that is not pinned here now")
             elif entry.kind == RECEIVED:
                 _check_receipt(home, entry, entries[: entry.index], key)
         except (IntegrityError, RefusedError, ValueError, KeyError) as error:

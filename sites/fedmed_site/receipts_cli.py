@@ -17,7 +17,7 @@ from fedmed.secagg.messages import Turn
 from fedmed_site.console import Commands, add, add_home, opened, say
 from fedmed_site.receipts import RECEIVED, REFUSED, Standing, standings, turn_of
 
-_SHOWN = 16
+_SHOWN, _PLAN_SHOWN, _MINUTES = 12, 8, len("2030-01-31T12:00")
 
 
 def add_commands(commands: Commands) -> None:
@@ -29,8 +29,8 @@ def _receipts(parsed: argparse.Namespace) -> int:
     home = opened(parsed)
     entries = ChainLog(home.receipts_path).entries()
     given = {turn_of(one): _claim(one) for one in entries if one.kind == RECEIVED}
-    table = Table(title=f"Receipts of {home.record().name}")
-    for heading in ("plan", "work", "round", "attempt", "outcome", "sites", "commitment to the sum", "at"):
+    table = Table(title=f"Receipts of {home.record().name}", box=None, pad_edge=False)
+    for heading in ("plan", "work", "round", "try", "outcome", "sites", "commitment", "at"):
         table.add_column(heading, no_wrap=True)
     for one in standings(entries):
         table.add_row(*_row(one, given.get(one.turn)))
@@ -44,10 +44,10 @@ def _receipts(parsed: argparse.Namespace) -> int:
 
 def _row(one: Standing, receipt: Receipt | None) -> tuple[str, ...]:
     turn: Turn = one.turn
-    place = (one.plan[:12], turn.run.partition(".")[2], str(turn.round), str(turn.attempt))
+    place = (one.plan[:_PLAN_SHOWN], turn.run.partition(".")[2], str(turn.round), str(turn.attempt))
     if receipt is None:
         return (*place, "not settled", "", "", "")
-    return (*place, receipt.outcome, str(len(receipt.cohort) or ""), receipt.aggregate[:_SHOWN], receipt.at)
+    return (*place, receipt.outcome, str(len(receipt.cohort) or ""), receipt.aggregate[:_SHOWN], receipt.at[:_MINUTES])
 
 
 def _claim(entry: Entry) -> Receipt:
