@@ -158,7 +158,7 @@ def test_a_harmed_log_is_one_line_that_names_file_and_entry(
 
 @pytest.mark.parametrize("log", ["site receipts", "site ledger", "study receipts", "study log", "study"])
 def test_what_is_gone_as_a_whole_is_noticed(folders: Path, log: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Other files speak of it: the audit log of receipts and studies, the data set of its ledger, the state of rounds."""
+    """Other files speak of it: the audit log of receipts and studies, the data of its ledger, the state of rounds."""
     home, study = folders / "sites" / "h1", study_of(folders)
     path, folder = {
         "site receipts": (home / "receipts.jsonl", home),

@@ -1,9 +1,10 @@
 """Receipts at the coordinator: one word per attempt, on exchanges that a round has anyway, and each site's own word."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -11,7 +12,7 @@ from federation import SECURE, Consortium, appoint, build_consortium, signer_of
 
 from fedmed.audit import ChainLog, Entry
 from fedmed.errors import IntegrityError, ProtocolError, SiteFailureError
-from fedmed.exchange import Answer, Task
+from fedmed.exchange import Answer, Failure, Task
 from fedmed.receipts import (
     Mandate,
     Participation,
@@ -65,7 +66,7 @@ def test_each_attempt_is_settled_once_over_what_the_sites_signed_for(consortium:
 
 
 def test_receipts_cost_no_exchange(consortium: Consortium, tmp_path: Path) -> None:
-    """The first round takes five exchanges and the next four; a receipt comes with the next first message and the last."""
+    """The first round takes five exchanges, the next four; a receipt comes with the next first message and the last."""
     plan = plan_of(consortium)
     channel = consortium.channel(plan)
     consortium.runner(plan, tmp_path / "state", channel=channel, signer=signer_of(plan, KEY)).run()
@@ -90,7 +91,7 @@ def test_a_commitment_hides_the_sum(consortium: Consortium, tmp_path: Path) -> N
     sent = b"".join(task.receipt for _, task, _ in channel.seen)
     assert len(opening) == 64
     assert opening.encode() not in sent
-    words = {field for field in Participation.__dataclass_fields__}
+    words = set(Participation.__dataclass_fields__)
     assert words == {"plan", "run", "round", "attempt", "site", "upload"}
 
 
@@ -152,7 +153,7 @@ def test_an_upload_without_the_sites_word_for_it_is_not_summed(
     )
     place = 1 if lie == "another site's key" else 0
     key = Ed25519PrivateKey.from_private_bytes((consortium.homes[place] / "keys" / "signing.key").read_bytes())
-    data = {"none": b"", "not text": b"\xff"}.get(lie, sign_participation(replace(honest, **changes), key))  # type: ignore[arg-type]
+    data = {"none": b"", "not text": b"\xff"}.get(lie, sign_participation(replace(honest, **changes), key))
     receipts = StudyReceipts(tmp_path / RECEIPTS, None, os.urandom)
 
     def check(sent: bytes) -> str:
@@ -171,7 +172,7 @@ def test_a_lying_site_is_named_and_the_sum_goes_on_without_it(consortium: Consor
     channel = consortium.channel(plan)
     real = channel.ask
 
-    def ask(tasks: Mapping[int, Task], *, timeout_s: float):  # type: ignore[no-untyped-def]
+    def ask(tasks: Mapping[int, Task], *, timeout_s: float) -> Iterator[tuple[int, Answer | Failure]]:
         for address, reply in real(tasks, timeout_s=timeout_s):
             bare = address == 0 and isinstance(reply, Answer)
             yield address, replace(reply, receipt=b"") if bare else reply

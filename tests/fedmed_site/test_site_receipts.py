@@ -1,6 +1,6 @@
 """Receipts at a site: what it believes of a coordinator, and what it does when it can't."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from federation import SECURE, Consortium, MemoryChannel, appoint, build_consort
 from fedmed.audit import ChainLog, Entry
 from fedmed.crypto import statements
 from fedmed.errors import SiteFailureError
-from fedmed.exchange import Failure, Task
+from fedmed.exchange import Answer, Failure, Task
 from fedmed.receipts import RECEIPT, Receipt, Signer
 from fedmed.records import Plan, canonical_json, digest
 from fedmed_site import cli
@@ -31,7 +31,7 @@ def consortium(tmp_path: Path) -> Consortium:
 
 
 def plan_of(consortium: Consortium, *, study: str = "tiny") -> Plan:
-    """Return a plan of two rounds over secure aggregation, without Fisher information; each study learns differently."""
+    """Return a plan of two rounds over secure aggregation, without Fisher information; each study learns otherwise."""
     plan = consortium.plan(aggregation=SECURE, study=study)
     training = replace(plan.training, rounds=2, local_steps=1, learning_rate=1.0 / len(study))
     return replace(plan, training=training, continual=replace(plan.continual, release_fisher=False))
@@ -46,7 +46,7 @@ def lying(channel: MemoryChannel, lie: Callable[[int, Task], Task]) -> MemoryCha
     """Return the channel of a coordinator that changes tasks on their way."""
     real = channel.ask
 
-    def ask(tasks: Mapping[int, Task], *, timeout_s: float):  # type: ignore[no-untyped-def]
+    def ask(tasks: Mapping[int, Task], *, timeout_s: float) -> Iterator[tuple[int, Answer | Failure]]:
         return real({address: lie(address, task) for address, task in tasks.items()}, timeout_s=timeout_s)
 
     channel.ask = ask  # type: ignore[method-assign]
@@ -90,7 +90,7 @@ def test_without_the_receipt_of_the_last_round_no_site_goes_on(consortium: Conso
     """A coordinator that gives no receipts gets one round and no more; the reason says what is missing."""
     plan = plan_of(consortium)
     channel = lying(consortium.channel(plan), lambda _address, task: replace(task, receipt=b""))
-    with pytest.raises(SiteFailureError, match="expected the coordinator's receipt for run .* round 0 attempt 0"):
+    with pytest.raises(SiteFailureError, match=r"expected the coordinator's receipt for run .* round 0 attempt 0"):
         consortium.runner(plan, tmp_path / "state", channel=channel, signer=signer_of(plan, KEY)).run()
     assert all(len(entries_of(home, UPLOADED)) == 1 for home in consortium.homes)
 
@@ -227,12 +227,12 @@ def test_what_is_left_of_an_attempt_is_erased_whatever_the_receipt_is(consortium
 
 
 def test_a_site_that_was_late_is_told_that_it_was_left_out(consortium: Consortium, tmp_path: Path) -> None:
-    """It uploaded, but the sum went on without it: the receipt does not name it, and it comes back in the next round."""
+    """It uploaded, but the sum went on without it: the receipt does not name it, and it is back in the next round."""
     plan = plan_of(consortium)
     channel = consortium.channel(plan)
     real = channel.ask
 
-    def late(tasks: Mapping[int, Task], *, timeout_s: float):  # type: ignore[no-untyped-def]
+    def late(tasks: Mapping[int, Task], *, timeout_s: float) -> Iterator[tuple[int, Answer | Failure]]:
         for address, reply in real(tasks, timeout_s=timeout_s):
             if address == 3 and tasks[address].round == 0 and tasks[address].action == "train.mask":
                 yield address, Failure(site="h4", code="timeout", reason="no reply in time")
