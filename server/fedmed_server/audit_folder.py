@@ -209,9 +209,7 @@ def _log_against_receipts(
         sites = tuple(sorted(str(site) for site in named)) if isinstance(named, list) else ()
         sums = [cohort for turn, cohort in settled.items() if (turn.run, turn.round) == (run, number) and cohort]
         if not sums:
-            found.wrong(
-                folder.log, f"round {number} is finished, but no receipt says so", entry=int(str(line["index"]))
-            )
+            found.wrong(folder.log, f"round {number} is finished, {RECEIPTS} lacks it", entry=int(str(line["index"])))
         elif sites not in sums:
             found.wrong(
                 folder.log,

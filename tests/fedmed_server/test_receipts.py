@@ -148,9 +148,8 @@ def test_an_upload_without_the_sites_word_for_it_is_not_summed(
     plan = digest(plan_of(consortium))
     turn = Turn(run=f"{plan[:40]}.fit", round=3, attempt=1)
     honest = Participation(plan=plan, run=turn.run, round=3, attempt=1, site="h1", upload="ab" * 32)
-    changes: Mapping[str, object] = {"another upload": {"upload": "cd" * 32}, "another round": {"round": 2}}.get(
-        lie, {}
-    )
+    lies: Mapping[str, Any] = {"another upload": {"upload": "cd" * 32}, "another round": {"round": 2}}
+    changes = lies.get(lie, {})
     place = 1 if lie == "another site's key" else 0
     key = Ed25519PrivateKey.from_private_bytes((consortium.homes[place] / "keys" / "signing.key").read_bytes())
     data = {"none": b"", "not text": b"\xff"}.get(lie, sign_participation(replace(honest, **changes), key))
