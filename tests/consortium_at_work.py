@@ -4,10 +4,13 @@ Tests that use it bear the mark `processes`: `make test` runs them one after the
 """
 
 import json
+import os
 import secrets
 import shutil
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,14 +91,35 @@ class World:
         self.deployment.wait(study, timeout_s=PATIENCE_S)
 
     def enrol_stranger(self, name: str) -> Path:
-        """Enrol a spare hospital as any other, only that no roster is signed anew; return its folder."""
+        """Enrol and start a spare hospital as any other, only that no roster is signed anew; return its folder."""
         deployment, folder = self.deployment, self.deployment.folder
         home = self.spare[name]
         write_atomic(folder.key(name), secrets.token_bytes(32))
         deployment._enrol(name, home, ("--dir", folder.consortium, "--key-file", folder.key("consortium")))
         for listed in ("members.json", "revoked.json"):
             shutil.copyfile(folder.consortium / listed, folder.coordinator / listed)
+        deployment._spawn(name, "site", "start", "--home", home, "--key-file", folder.key(name))
         return home
+
+    def tried(
+        self, *words: object, python: Sequence[str] = ("-m", "fedmed"), environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command of FedMed that may fail, and return how it ended; `python` stands before its words."""
+        return subprocess.run(  # noqa: S603  our own command
+            [sys.executable, *python, *map(str, words)],
+            capture_output=True, check=False, stdin=subprocess.DEVNULL, text=True, timeout=PATIENCE_S,
+            env=os.environ | dict(environment or {}),
+        )  # fmt: skip
+
+    def start_as(self, name: str, python: Sequence[str]) -> None:
+        """Start a site's process, as any other, with `python` before its words."""
+        deployment = self.deployment
+        words = ("site", "start", "--home", self.home(name), "--key-file", deployment.folder.key(name))
+        with (deployment.folder.logs / f"{name}.log").open("ab") as log:
+            deployment.processes[name] = subprocess.Popen(  # noqa: S603  our own command
+                [sys.executable, *python, *map(str, words)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            )  # fmt: skip
 
     def said(self, site: str) -> str:
         """Return what a process has said so far."""

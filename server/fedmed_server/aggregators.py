@@ -27,7 +27,8 @@ from fedmed.records import AggregationSpec
 from fedmed_server.channel import Channel
 
 NOT_IN_ROSTER: Final = (
-    "it does not stand in the consortium's signed roster; sign one with it, and give it to the coordinator and every site"
+    "it does not stand in the consortium's signed roster; sign one with it, and give it to the coordinator and to every"
+    " site"
 )
 
 
