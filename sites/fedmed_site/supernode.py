@@ -123,9 +123,11 @@ class SuperNode:
                 with contextlib.suppress(FedMedError, OSError):
                     self._agent.audit.append("bundle-refused", {"bundle": str(report["foreign-bundle"])[:64]})
             elif "refused" in report:
-                self._blocked(why_refused(report["refused"], report["date"], now=datetime.now(UTC)))
+                why = why_refused(report["refused"], report["date"], now=datetime.now(UTC))
+                self._blocked(why, about=f"refused {report['refused']}")
             elif "proxy" in report:
-                self._blocked(f"the proxy gives no way to the coordinator ({_plain(report['proxy'])}); {_TRYING}")
+                why = f"the proxy gives no way to the coordinator ({_plain(report['proxy'])}); {_TRYING}"
+                self._blocked(why, about=why)
         except (ValueError, KeyError, TypeError):
             return
 
@@ -140,14 +142,16 @@ class SuperNode:
                 self._tell(f"the coordinator can't be reached; {_TRYING}")
             self.linked = False
 
-    def _blocked(self, why: str) -> None:
+    def _blocked(self, why: str, *, about: str) -> None:
         self.linked, self._why = False, why
-        self._tell(why)
+        self._tell(why, about=about)
 
-    def _tell(self, text: str) -> None:
-        if text != self._said:
+    def _tell(self, text: str, *, about: str | None = None) -> None:
+        """Say something unless the last thing that was said was about the same: a clock is never twice as far off."""
+        about = about or text
+        if about != self._said:
             self._say(text)
-        self._said = text
+        self._said = about
 
 
 def why_refused(status: int, date: str, *, now: datetime) -> str:

@@ -143,6 +143,7 @@ def test_a_clock_that_is_wrong(world: World, tmp_path: Path) -> None:
     assert doctor.returncode == 2
     assert re.search(r"BAD   clock        12\d\d s ahead of the coordinator's", doctor.stdout)
     assert "cure: set this machine's clock" in doctor.stdout
+    assert world.said(name)[before:].count("the coordinator refuses this site") == 1
     assert "s ahead of its own; set this machine's clock: chronyc makestep" in world.said(name)[before:]
     assert re.search(r"this site can't take part: .*this one expired at .*fedmed site renew", world.said(name)[before:])
     assert no_traceback(world, name)

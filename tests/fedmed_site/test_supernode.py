@@ -52,6 +52,17 @@ def test_what_a_proxy_answers_is_said_and_shown_plainly(kept: tuple[SuperNode, l
     assert said == [f"the proxy gives no way to the coordinator (407 ?[31mlog in); {TRYING}"]
 
 
+def test_a_wrong_clock_is_said_once_although_it_is_never_twice_as_far_off(
+    kept: tuple[SuperNode, list[str], SiteHome],
+):
+    """The SuperNode is started again and again, and refused each time."""
+    node, said, _ = kept
+    for date in ("Tue, 01 Jan 2019 12:00:00 GMT", "Tue, 01 Jan 2019 12:00:09 GMT"):
+        node.heard(json.dumps({"refused": 401, "date": date}))
+    assert len(said) == 1
+    assert "ahead of its own; set this machine's clock" in said[0]
+
+
 def test_a_foreign_bundle_is_in_the_audit_log(kept: tuple[SuperNode, list[str], SiteHome]):
     """Its digest, and what is no report does nothing."""
     node, said, home = kept
