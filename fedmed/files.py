@@ -11,6 +11,7 @@ Rules:
 What it does not do: read, parse or encrypt.
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -82,6 +83,11 @@ def append_durable(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         os.close(descriptor)
     if created:
         _sync_folder(path.parent)
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Say whether an error is that of a disk, or of a quota, that has no room left."""
+    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
 @contextmanager

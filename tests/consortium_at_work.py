@@ -4,8 +4,13 @@ Tests that use it bear the mark `processes`: `make test` runs them one after the
 """
 
 import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from fedmed import config
+from fedmed.files import write_atomic
 from fedmed.privacy.engine import PrvAccountant
 from fedmed.records import Plan
 from fedmed_server.studies import Studies, StudyProgress
@@ -41,6 +47,8 @@ class World:
     folder: RunFolder
     deployment: Deployment
     plan: Plan
+    spare: dict[str, Path]
+    """Hospitals that hold the data and the base as well, and that nobody has enrolled."""
 
     @property
     def studies(self) -> Studies:
@@ -82,6 +90,41 @@ class World:
         """Wait for a study's end."""
         self.deployment.wait(study, timeout_s=PATIENCE_S)
 
+    def enrol_stranger(self, name: str) -> Path:
+        """Enrol and start a spare hospital as any other, only that no roster is signed anew; return its folder."""
+        deployment, folder = self.deployment, self.deployment.folder
+        home = self.spare[name]
+        write_atomic(folder.key(name), secrets.token_bytes(32))
+        deployment._enrol(name, home, ("--dir", folder.consortium, "--key-file", folder.key("consortium")))
+        for listed in ("members.json", "revoked.json"):
+            shutil.copyfile(folder.consortium / listed, folder.coordinator / listed)
+        deployment._spawn(name, "site", "start", "--home", home, "--key-file", folder.key(name))
+        return home
+
+    def tried(
+        self, *words: object, python: Sequence[str] = ("-m", "fedmed"), environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command of FedMed that may fail, and return how it ended; `python` stands before its words."""
+        return subprocess.run(  # noqa: S603  our own command
+            [sys.executable, *python, *map(str, words)],
+            capture_output=True, check=False, stdin=subprocess.DEVNULL, text=True, timeout=PATIENCE_S,
+            env=os.environ | dict(environment or {}),
+        )  # fmt: skip
+
+    def start_as(self, name: str, python: Sequence[str]) -> None:
+        """Start a site's process, as any other, with `python` before its words."""
+        deployment = self.deployment
+        words = ("site", "start", "--home", self.home(name), "--key-file", deployment.folder.key(name))
+        with (deployment.folder.logs / f"{name}.log").open("ab") as log:
+            deployment.processes[name] = subprocess.Popen(  # noqa: S603  our own command
+                [sys.executable, *python, *map(str, words)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+
+    def said(self, site: str) -> str:
+        """Return what a process has said so far."""
+        return (self.deployment.folder.logs / f"{site}.log").read_text()
+
     def log(self, study: str, event: str) -> list[dict[str, object]]:
         """Return the entries of one kind in a study's log."""
         lines = self.studies.folder(study).log.read_text().splitlines()
@@ -107,12 +150,20 @@ def wait_until(done: Callable[[], bool], what: Callable[[], str]) -> None:
 
 
 @contextmanager
-def consortium_at_work(root: Path, *overrides: str) -> Iterator[World]:
-    """Found a consortium of four synthetic hospitals, start all its processes, and end them with the block."""
-    settings, folder = settings_of("engine=processes", f"out={root}", *overrides), RunFolder(root / "run")
+def consortium_at_work(root: Path, *overrides: str, spare: int = 0) -> Iterator[World]:
+    """Found a consortium of four synthetic hospitals, start all its processes, and end them with the block.
+
+    Args:
+        root: Gets everything.
+        overrides: Of the simulation's configuration.
+        spare: How many further hospitals there are, which are in no consortium.
+    """
+    more = f"scenario.sites={SITES + spare}"
+    settings, folder = settings_of("engine=processes", f"out={root}", more, *overrides), RunFolder(root / "run")
     names = prepare_sites(settings, folder)
     base = prepare_base(settings, folder, names)
     homes = {name: folder.sites / name for name in names}
+    left = {name: homes.pop(name) for name in names[SITES:]}
     policy = floors(settings, {name: SiteAgent.open(home) for name, home in homes.items()})
     deployment = Deployment(DeploymentFolder(folder.deployment), homes, policy)
     plan = plan_of(
@@ -125,6 +176,6 @@ def consortium_at_work(root: Path, *overrides: str) -> Iterator[World]:
     try:
         deployment.found()
         deployment.start()
-        yield World(root, folder, deployment, plan)
+        yield World(root, folder, deployment, plan, left)
     finally:
         deployment.end()

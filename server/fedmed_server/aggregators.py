@@ -15,7 +15,7 @@ What it does not do: weigh privacy; noise is the sites' own.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,11 @@ from fedmed.errors import ProtocolError, SiteFailureError
 from fedmed.exchange import Answer, Failure, Round, Task, Work
 from fedmed.records import AggregationSpec
 from fedmed_server.channel import Channel
+
+NOT_IN_ROSTER: Final = (
+    "it does not stand in the consortium's signed roster; sign one with it, and give it to the coordinator and to every"
+    " site"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -41,6 +46,8 @@ class Aggregator(Protocol):
 
     kind: str
     secure: bool
+    members: frozenset[str] | None
+    """Who may stand in a sum; None where anybody may."""
 
     def collect(self, channel: Channel, asked: Round, cohort: Mapping[int, str]) -> Collected:
         """Ask the cohort and return the sums of its work.
@@ -64,6 +71,7 @@ class InsecureAggregator:
 
     kind = "insecure"
     secure = False
+    members: frozenset[str] | None = None
 
     def __init__(self, spec: AggregationSpec) -> None:
         self._spec = spec

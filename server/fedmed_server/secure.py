@@ -101,6 +101,7 @@ class SecureAggregator:
         least = roster.policy.n_min
         if spec.min_sites < least:
             raise RefusedError(f"expected min_sites of {least} or more, as the roster has it, got {spec.min_sites}")
+        self.members: frozenset[str] | None = frozenset(entry.site for entry in roster.sites)
         self._spec = spec
         self._roster = roster
         self._store = store

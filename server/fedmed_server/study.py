@@ -12,6 +12,7 @@ What it does not do: start transports, calibrate noise, see a record or a metric
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,14 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from fedmed.errors import ConfigError, IntegrityError, ProtocolError
+from fedmed.errors import ConfigError, IntegrityError
 from fedmed.exchange import Answer, Failure, Round, Task
 from fedmed.learning.ewc import Knowledge, accumulate, fisher_from_sum
 from fedmed.learning.local import statistics_from_sum, statistics_scale
 from fedmed.learning.rules import LoraRounds, Start
 from fedmed.models import Architecture, attach_adapter, enter_round, load_module, state_digest
 from fedmed.records import Plan, digest
-from fedmed_server.aggregators import Aggregator, Collected, gather, require_enough
+from fedmed_server.aggregators import NOT_IN_ROSTER, Aggregator, Collected, gather, require_enough
 from fedmed_server.channel import Channel
 from fedmed_server.checkpoint import Progress, load_progress, save_progress
 from fedmed_server.optimisers import apply_mean
@@ -90,8 +91,8 @@ class StudyRunner:
         """Run the study to its end, from its checkpoint if there is one.
 
         Raises:
-            SiteFailureError: Too few sites can take part; the checkpoint stays for a resumption.
-            ProtocolError: Sites start from different models or send unusable updates.
+            SiteFailureError: Too few sites can take part, and who can't and why; the checkpoint stays for a resumption.
+            ProtocolError: Sites send unusable updates.
             IntegrityError: The base or the checkpoint is not the plan's.
         """
         finished = load_result(self._folders.state, plan_digest=self._digest)
@@ -111,25 +112,40 @@ class StudyRunner:
         return self._finish(progress, cohort, architecture, module, rounds)
 
     def _describe(self, start: str) -> dict[int, str]:
-        """Return the sites that take part, by address, after checking that all start from the same model."""
+        """Return the sites that take part, by address: those that start from the same model, under names of their own.
+
+        A site that can't take part is reported and left out. Of nodes that call themselves the same none takes part:
+        nothing here tells which one is right.
+        """
         task = Task(action="query.describe", plan_digest=self._digest)
-        everybody = dict.fromkeys(self._channel.addresses(), "")
-        cohort: dict[int, str] = {}
+        everybody = dict.fromkeys(sorted(self._channel.addresses()), task)
         failures: list[Failure] = []
-        for address, reply in self._channel.ask(dict.fromkeys(sorted(everybody), task), timeout_s=self._timeout_s):
+        answers: dict[int, Answer] = {}
+        for address, reply in self._channel.ask(everybody, timeout_s=self._timeout_s):
             if isinstance(reply, Failure):
                 failures.append(replace(reply, site=reply.site or f"node {address}"))
-            elif reply.facts.get("start") != start:
-                raise ProtocolError(
-                    f"{reply.site} starts from another model; give every site the same base and version"
-                )
-            elif reply.site in cohort.values():
-                raise ProtocolError(f"two nodes call themselves {reply.site}; give every site its own name")
             else:
-                cohort[address] = reply.site
+                answers[address] = reply
+        names = Counter(answer.site for answer in answers.values())
+        cohort: dict[int, str] = {}
+        for address, answer in sorted(answers.items()):
+            why = self._unfit(answer, start, alone=names[answer.site] == 1)
+            if why is None:
+                cohort[address] = answer.site
+            else:
+                failures.append(Failure(site=answer.site or f"node {address}", code="ProtocolError", reason=why))
         self._report(failures)
         require_enough(len(cohort), failures, minimum=self._plan.aggregation.min_sites, what=self._plan.study)
         return cohort
+
+    def _unfit(self, answer: Answer, start: str, *, alone: bool) -> str | None:
+        """Return why a site that answered can't take part, or None."""
+        members = self._aggregator.members
+        if members is not None and answer.site not in members:
+            return NOT_IN_ROSTER
+        if answer.facts.get("start") != start:
+            return "it starts from another model; give it the same base model and version of FedMed as the others"
+        return None if alone else f"several nodes call themselves {answer.site}; give every site a name of its own"
 
     def _begin(self, rounds: LoraRounds, cohort: Mapping[int, str], *, features: int) -> Progress:
         stored = load_progress(self._checkpoint_path, plan_digest=self._digest)

@@ -17,7 +17,7 @@ import hashlib
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +36,7 @@ from fedmed.records import Plan, canonical_json, digest
 from fedmed.secagg.roster import Roster
 from fedmed.secagg.roster_file import open_roster
 from fedmed.signed_plans import SignedPlan, signatures_to_text, verify
+from fedmed_server.aggregators import NOT_IN_ROSTER
 from fedmed_server.channel import Channel
 from fedmed_server.coordinator_home import CoordinatorIdentity
 from fedmed_server.studies import Studies, StudyFolder, StudyProgress, written
@@ -131,14 +132,17 @@ def _run(
         journal = Journal(folder, plan)
         wanted = state.sites_wanted
         while True:
-            wait_for_sites(channel, plan, journal, wanted=wanted, patience_s=settings.patience_s)
+            aggregator = aggregator_for(
+                plan, roster=roster, state=folder.work, signer=signer, signed_roster=_text(settings.root / ROSTER)
+            )
+            wait_for_sites(
+                channel, plan, journal, wanted=wanted, patience_s=settings.patience_s, members=aggregator.members
+            )
             runner = StudyRunner(
                 plan,
                 StudyFolders(base=folder.base, state=folder.work),
                 channel=channel,
-                aggregator=aggregator_for(
-                    plan, roster=roster, state=folder.work, signer=signer, signed_roster=_text(settings.root / ROSTER)
-                ),
+                aggregator=aggregator,
                 knowledge=knowledge,
                 listener=journal,
             )
@@ -159,6 +163,7 @@ def wait_for_sites(
     *,
     wanted: int,
     patience_s: float,
+    members: Container[str] | None = None,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
@@ -170,6 +175,7 @@ def wait_for_sites(
         journal: Told why the others are not ready.
         wanted: How many sites.
         patience_s: How long.
+        members: Who counts; None for everybody.
         sleep: Waits between looks.
         clock: Seconds.
 
@@ -187,6 +193,8 @@ def wait_for_sites(
         for address, reply in channel.ask(asked, timeout_s=DESCRIBE_S):
             if isinstance(reply, Failure):
                 waiting[reply.site or f"node {address}"] = reply.reason
+            elif members is not None and reply.site not in members:
+                waiting[reply.site] = NOT_IN_ROSTER
             else:
                 ready[address] = reply.site
         journal.waiting(tuple(sorted(ready.values())), waiting, wanted=wanted)

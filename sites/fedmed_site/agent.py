@@ -17,6 +17,7 @@ What it does not do: speak a transport, or hold state that a restart would lose.
 import contextlib
 import hashlib
 import secrets
+import sys
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -30,7 +31,7 @@ from fedmed.deid.policy import DeidPolicy
 from fedmed.deid.tabular import DeidReport
 from fedmed.errors import IntegrityError, PeerError, RefusedError
 from fedmed.exchange import ACTIONS, Answer, Failure, Phase, Task, Work
-from fedmed.files import append_durable, locked
+from fedmed.files import append_durable, is_full, locked
 from fedmed.privacy.ledger import Ledger
 from fedmed.records import Plan, canonical_json, decode
 from fedmed.secagg.shamir import Entropy
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from fedmed_site.training import Trainer
 
 REASONS_THAT_MAY_LEAVE = (RefusedError, PeerError)
+DISK_FULL = "this site's disk is full; it takes part again by itself once its administrator has made room"
 
 
 def utc_now() -> datetime:
@@ -286,7 +288,10 @@ class SiteAgent:
         return f"stored state does not verify; the site's log has the details under {self._log(task)}"
 
     def _unforeseen(self, task: Task) -> str:
-        return f"internal failure; the site's log has the details under {self._log(task)}"
+        reference = self._log(task)
+        if is_full(sys.exception()):  # its own log may have no room for more
+            return DISK_FULL
+        return f"internal failure; the site's log has the details under {reference}"
 
     def _log(self, task: Task) -> str:
         """Write the current exception to the site's log and return a reference to it."""

@@ -8,23 +8,20 @@ Rules:
     * The agent's process has no connection to the network; its tasks come over a local socket.
     * The certificate is read again at each start of the SuperNode, and it is started anew after a renewal.
     * A signal ends it after the task at hand, or at once if that takes long: everything is durable.
+    * What keeps the site from taking part is said once, with its cure, and that it is over as well.
 
 What it does not do: know what a task means (the agent does), or speak Flower (`runtime` and `node` do).
 """
 
 import contextlib
-import json
-import os
 import secrets
+import shutil
 import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -32,8 +29,8 @@ from fedmed import __version__
 from fedmed.bundle import PLAN_KEY
 from fedmed.crypto.passphrases import Secret
 from fedmed.crypto.unsealed import key_pem
-from fedmed.errors import FedMedError, IntegrityError, UsageError
-from fedmed.files import held_alone
+from fedmed.errors import FedMedError, UsageError
+from fedmed.files import held_alone, is_full
 from fedmed.quiet import hush
 from fedmed_site.agent import SiteAgent
 from fedmed_site.approvals import written
@@ -41,7 +38,8 @@ from fedmed_site.control import ControlServer
 from fedmed_site.control_records import Current, Exchange, NodeState, SiteStatus
 from fedmed_site.home import SiteHome
 from fedmed_site.identity import read_site_identity
-from fedmed_site.node_process import NodeStart, hand_over
+from fedmed_site.node_process import NodeStart
+from fedmed_site.supernode import FIRST_REST_S, SuperNode
 
 if TYPE_CHECKING:
     from flwr.app import Context, Message
@@ -50,13 +48,8 @@ NODE_SOCKET: Final = "node.sock"
 LONGEST_SOCKET: Final = 100
 """Bytes of a Unix socket's path (unix(7) allows 108)."""
 LOOK_S: Final = 0.5
-FIRST_REST_S: Final = 1.0
-LONGEST_REST_S: Final = 30.0
-GOOD_AFTER_S: Final = 60.0
-_HANDED_ON: Final = frozenset(
-    name for proxy in ("http_proxy", "https_proxy", "no_proxy", "all_proxy") for name in (proxy, proxy.upper())
-) | {"PATH", "LANG", "LC_ALL", "TZ"}
-"""What the SuperNode's process gets of the environment: ways out, and nothing that leads to a key."""
+LEAST_ROOM_BYTES: Final = 16 << 20
+"""With less than this on the disk what the site must keep of a task may not fit."""
 ENDING_S: Final = 30.0
 """How long a task at hand may take before the appliance ends all the same."""
 
@@ -82,7 +75,7 @@ class Appliance:
         self._agent = SiteAgent(home)
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._node = _Node(home, self._start_of_node, self._agent, say)
+        self._node = SuperNode(home, self._start_of_node, self._agent, say)
         self._socket = home.run / NODE_SOCKET
         self._shared = secrets.token_bytes(32)
         self._since = datetime.now(UTC)
@@ -93,6 +86,8 @@ class Appliance:
         self._done = self._refused = 0
         if len(bytes(self._socket)) > LONGEST_SOCKET:
             raise UsageError(f"{home.root}: expected a path of at most {LONGEST_SOCKET - 14} bytes; move the folder")
+        self._crowded = False
+        self._invalid = ""
         self._identity = read_site_identity(home.root, now=self._since)
         self._start_of_node()
 
@@ -104,7 +99,7 @@ class Appliance:
             control_group: Whose members may command, beside the folder's owner and root.
 
         Raises:
-            UsageError: Another appliance is at work in this folder.
+            UsageError: Another appliance is at work in this folder, or its disk is full.
         """
         self._home.run.mkdir(exist_ok=True, mode=0o700)
         with held_alone(self._home.run / "appliance.lock", patience_s=3.0) as held:
@@ -112,7 +107,7 @@ class Appliance:
                 raise UsageError(f"{self._home.root}: expected no agent at work here, found one; stop that one first")
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: self.stop())
-            self._agent.audit.append("agent-started", {"version": __version__})
+            self._note_start()
             coordinator = f"{self._identity.coordinator_host}:{self._identity.coordinator_port}"
             self._say(f"{self._agent.name} works for {self._identity.consortium.name} at {coordinator};"
                       f" certificate until {written(self._identity.not_after)}")  # fmt: skip
@@ -125,11 +120,13 @@ class Appliance:
                     worker.start()
                     while not self._stop.wait(LOOK_S):
                         self._node.keep()
-                        self._renewed()
+                        self._mind_certificate()
+                        self._mind_room()
                     worker.join(ENDING_S)
             finally:
                 self._node.end()
-                self._agent.audit.append("agent-ended", {})
+                with contextlib.suppress(OSError):  # a full disk must not turn an end into a failure
+                    self._agent.audit.append("agent-ended", {})
 
     def status(self) -> SiteStatus:
         """See `control_records.Office`."""
@@ -178,12 +175,45 @@ class Appliance:
             secret=self._shared,
         )
 
-    def _renewed(self) -> None:
-        """Start the SuperNode anew when there is a new certificate."""
-        with contextlib.suppress(FedMedError, OSError):
-            if read_site_identity(self._home.root, now=datetime.now(UTC)).tls_serial != self._identity.tls_serial:
-                self._say("a new certificate is there: the SuperNode starts anew")
-                self._node.end()
+    def _note_start(self) -> None:
+        try:
+            self._agent.audit.append("agent-started", {"version": __version__})
+        except OSError as error:
+            if is_full(error):
+                raise UsageError(f"{self._home.root}: expected room on its disk, found none; make room") from None
+            raise
+
+    def _mind_certificate(self) -> None:
+        """Start the SuperNode anew when there is a new certificate, and say when this one does not hold any more."""
+        try:
+            serial = read_site_identity(self._home.root, now=datetime.now(UTC)).tls_serial
+        except FedMedError as error:
+            if str(error) != self._invalid:
+                self._invalid = str(error)
+                self._say(f"this site can't take part: {error}")
+            return
+        except OSError:
+            return
+        self._invalid = ""
+        if serial != self._identity.tls_serial:
+            self._say("a new certificate is there: the SuperNode starts anew")
+            self._node.end()
+
+    def _mind_room(self) -> None:
+        """Say when the disk gets full, and when there is room again."""
+        try:
+            free = shutil.disk_usage(self._home.root).free
+        except OSError:
+            return
+        if free < LEAST_ROOM_BYTES and not self._crowded:
+            self._crowded = True
+            self._say(
+                f"the disk of {self._home.root} is full: {free >> 20} MiB are left, and a site that can't write refuses"
+                " its tasks; make room, and it takes part again by itself"
+            )
+        elif free >= 2 * LEAST_ROOM_BYTES and self._crowded:
+            self._crowded = False
+            self._say(f"there is room again on the disk of {self._home.root}")
 
     def _work(self) -> None:
         """Take tasks until it is time to stop."""
@@ -202,7 +232,6 @@ class Appliance:
 
     def _began(self, message: "Message", context: "Context") -> None:
         with self._lock:
-            self._node.linked = True
             self._current = Current(
                 study=_study_of(context.run_config.get(PLAN_KEY)),
                 action=message.metadata.message_type,
@@ -226,106 +255,6 @@ class Appliance:
         with self._lock:
             self._connected = there
             self._connected_since = datetime.now(UTC) if there else None
-
-
-class _Node:
-    """The SuperNode's process, started again when it dies."""
-
-    def __init__(
-        self, home: SiteHome, start: Callable[[], NodeStart], agent: SiteAgent, say: Callable[[str], None]
-    ) -> None:
-        self._home = home
-        self.linked = False
-        """Whether the coordinator answers, as far as is known."""
-        self._start = start
-        self._agent = agent
-        self._say = say
-        self._process: subprocess.Popen[bytes] | None = None
-        self._started = 0.0
-        self._rest_s = 0.0
-        self._not_before = 0.0
-        self._said = ""
-
-    def keep(self) -> None:
-        """Start the process if it is not there and has rested enough."""
-        now = time.monotonic()
-        if self._process is not None:
-            if self._process.poll() is None:
-                return
-            short = now - self._started < GOOD_AFTER_S
-            self._rest_s = min(max(2 * self._rest_s, FIRST_REST_S), LONGEST_REST_S) if short else FIRST_REST_S
-            self._not_before = now + self._rest_s
-            self._tell(f"the SuperNode ended (exit code {self._process.returncode}); it is started again")
-            self._process, self.linked = None, False
-        if now < self._not_before:
-            return
-        try:
-            start = self._start()
-        except (FedMedError, OSError) as error:
-            self._tell(f"the SuperNode can't start: {error}")
-            self._rest_s = LONGEST_REST_S
-            self._not_before = now + self._rest_s
-            return
-        self._launch(start)
-        self._started = now
-
-    def end(self) -> None:
-        """End the process, so that the coordinator sees it at once."""
-        process, self._process, self.linked = self._process, None, False
-        if process is None:
-            return
-        process.terminate()
-        try:
-            process.wait(10.0)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-    def _launch(self, start: NodeStart) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "fedmed_site.node_process"],  # -P: nothing is imported from where it starts
-            cwd=self._home.run,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={key: value for key, value in os.environ.items() if key in _HANDED_ON}
-            | {"FLWR_HOME": str(self._home.run / "flower")},
-        )
-        with contextlib.suppress(BrokenPipeError):
-            hand_over(start, _there(self._process.stdin))
-        for pipe, listen in ((self._process.stdout, self._heard), (self._process.stderr, self._logged)):
-            threading.Thread(target=_read, args=(_there(pipe), listen), daemon=True).start()
-
-    def _heard(self, line: str) -> None:
-        """A line of the process's report: a foreign bundle."""
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            digest = json.loads(line)["foreign-bundle"]
-            self._agent.audit.append("bundle-refused", {"bundle": str(digest)[:64]})
-
-    def _logged(self, line: str) -> None:
-        """A line of Flower's log: what it says of the link."""
-        if "Sent successfully" in line or "Received successfully" in line or "SuperNode ID" in line:
-            self.linked = True
-        elif "Connection attempt failed" in line or "retrying" in line:
-            if self.linked or not self._said:
-                self._tell("the coordinator can't be reached; the SuperNode goes on trying")
-            self.linked = False
-
-    def _tell(self, text: str) -> None:
-        if text != self._said:
-            self._say(text)
-        self._said = text
-
-
-def _read(pipe: IO[bytes], listen: Callable[[str], None]) -> None:
-    for line in pipe:
-        listen(line.decode(errors="replace").rstrip())
-
-
-def _there(pipe: IO[bytes] | None) -> IO[bytes]:
-    if pipe is None:
-        raise IntegrityError("expected a pipe to the SuperNode, got none")
-    return pipe
 
 
 def _study_of(plan_json: Any) -> str:

@@ -29,7 +29,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from fedmed.audit import ChainLog
 from fedmed.errors import FedMedError, UsageError
-from fedmed.files import append_durable
+from fedmed.files import append_durable, is_full
 from fedmed_site.approvals import Decision, moment, utc_now
 from fedmed_site.console import user_name
 from fedmed_site.control_messages import audit_message, message_of
@@ -42,6 +42,7 @@ from fedmed_site.protocol import control_pb2 as wire
 
 SOCKET_FILE: Final = "control.sock"
 ERROR_KEY: Final = "fedmed-error"
+NO_ROOM: Final = "the disk has no room left; nothing was changed; make room and do it again"
 """Trailing metadata: the name of the error's class."""
 MOST_REQUEST_BYTES: Final = 1 << 16
 _WORKERS: Final = 8
@@ -216,7 +217,9 @@ class _Service:
                 return method(replace(self._desk, by=user_name(caller_of(context.peer()))), request)
             except FedMedError as error:
                 _abort(context, grpc.StatusCode.FAILED_PRECONDITION, type(error).__name__, str(error))
-            except Exception:  # noqa: BLE001  nothing unforeseen may show more than a reference
+            except Exception as error:  # noqa: BLE001  nothing unforeseen may show more than a reference
+                if is_full(error):
+                    _abort(context, grpc.StatusCode.FAILED_PRECONDITION, "UsageError", f"{self._home.root}: {NO_ROOM}")
                 reference = secrets.token_hex(4)
                 _log(self._home, f"{reference} control {method.__name__}\n{traceback.format_exc()}")
                 text = f"internal failure; the site's log has the details under {reference}"

@@ -14,22 +14,18 @@ import http.client
 import socket
 import ssl
 from collections.abc import Sequence
-from datetime import datetime, timedelta
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from fedmed.errors import FedMedError
+from fedmed_site import clocks
 from fedmed_site.approvals import written
 from fedmed_site.doctor import TIMEOUT_S, Check, Finding, Patient, bad, ok, warn
 from fedmed_site.identity import SiteIdentity
 
-SKEW_BAD: Final = timedelta(minutes=5)
-SKEW_WARN: Final = timedelta(seconds=30)
 _MOST_HEADER_BYTES: Final = 1 << 14
 _NETWORK: Final = "ask your network's administrator to allow TCP from here to {host} port {port}"
-_CLOCK: Final = "set this machine's clock: chronyc makestep, or timedatectl set-ntp true"
 _TELL: Final = "tell the coordinator's administrator"
 
 
@@ -129,9 +125,12 @@ def _trusted(patient: Patient, proxy: SplitResult | None, identity: SiteIdentity
 def _untrusted(error: ssl.SSLCertVerificationError, host: str) -> Finding:
     text = error.verify_message
     if "expired" in text:
-        return bad("TLS", "the coordinator's certificate has expired, by this machine's clock", f"{_TELL}, or {_CLOCK}")
+        cure = f"{_TELL}, or {clocks.CURE}"
+        return bad(
+            "TLS", "the coordinator's certificate has expired, by this machine's clock", f"{_TELL}, or {clocks.CURE}"
+        )
     if "not yet valid" in text:
-        return bad("TLS", "the coordinator's certificate is not yet valid, by this machine's clock", _CLOCK)
+        return bad("TLS", "the coordinator's certificate is not yet valid, by this machine's clock", clocks.CURE)
     if "ostname" in text or "IP address" in text:
         return bad("TLS", f"the coordinator's certificate is not for {host}", _TELL)
     cure = f"{_TELL}; if your network inspects TLS, ask for an exception for {host}"
@@ -174,23 +173,15 @@ def _health(tls: ssl.SSLSocket, host: str) -> tuple[int, str | None]:
 
 
 def _skew(patient: Patient, date: str | None) -> list[Finding]:
-    there = _date(date)
-    if there is None:
-        return [warn("clock", "not compared: the coordinator says no time", "compare it with another clock")]
     here = patient.now()
-    skew = abs(here - there)
-    text = f"{skew.total_seconds():.0f} s off the coordinator's; it is {written(here)} here"
-    if skew > SKEW_BAD:
-        return [bad("clock", text, _CLOCK)]
-    return [warn("clock", text, _CLOCK) if skew > SKEW_WARN else ok("clock", text)]
-
-
-def _date(text: str | None) -> datetime | None:
-    try:
-        found = parsedate_to_datetime(text or "")
-    except (TypeError, ValueError):
-        return None
-    return found if found.tzinfo is not None else None
+    ahead = clocks.ahead_of(date, here)
+    if ahead is None:
+        return [warn("clock", "not compared: the coordinator says no time", "compare it with another clock")]
+    text = f"{clocks.shown(ahead)} the coordinator's; it is {written(here)} here"
+    if clocks.is_refused(ahead):
+        most = f"{clocks.MOST_AHEAD.seconds} s ahead or {clocks.MOST_BEHIND.seconds} s behind"
+        return [bad("clock", f"{text}, and the coordinator takes {most}", clocks.CURE)]
+    return [warn("clock", text, clocks.CURE) if clocks.is_doubtful(ahead) else ok("clock", text)]
 
 
 def _connection(patient: Patient, proxy: SplitResult | None, host: str, port: int) -> socket.socket:

@@ -10,6 +10,8 @@ Rules:
     * No bundle is ever fetched: Flower gets the installed one. A run that names another is marked, its digest is
       reported, and the agent refuses its tasks.
     * Private keys come in memory, from the caller. Redirects are not followed, and nothing is unpacked.
+    * A proxy that has no way to the coordinator now is waited for, like a line that is cut.
+    * That the coordinator refuses this site is told to the agent, which says why; this process goes on trying.
     * What is touched of Flower is in this room and in `runtime`; a test pins its shape.
 
 What it does not do: run anything that a coordinator sends.
@@ -22,8 +24,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
+import httpx
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.proto.fab_pb2 import Fab, GetFabRequest, GetFabResponse
@@ -50,6 +53,8 @@ AGENT_WAITS_S: Final = 1.0
 FIRST_LOOK_S: Final = 0.05
 """A message is announced before all its parts are there; Flower would look again after 1, 2, 4 seconds."""
 LONGEST_LOOK_S: Final = 1.0
+REFUSED_REST_S: Final = 10.0
+"""How long a site that is no member any more rests before it asks again."""
 ACQUIRE: Final = "/v1/runtime/acquire-task"
 
 
@@ -60,6 +65,19 @@ class NodeSettings:
     coordinator: str
     """host:port"""
     socket: Path
+
+
+class Reports(Protocol):
+    """Told of what an administrator should know."""
+
+    def foreign(self, digest: str) -> None:
+        """A run came with a bundle that is not ours."""
+
+    def refused(self, status: int, date: str) -> None:
+        """The coordinator refused this site: 401 for its signature, 403 for its membership; `date` is its clock's."""
+
+    def proxy(self, answer: str) -> None:
+        """The proxy gave no way to the coordinator."""
 
 
 class _Clock:
@@ -78,14 +96,19 @@ class _Clock:
 
 
 def fleet_client(
-    context: ssl.SSLContext, *, received: Callable[[], None], foreign: Callable[[str], None]
+    context: ssl.SSLContext,
+    *,
+    received: Callable[[], None],
+    reports: Reports,
+    rest: Callable[[float], None] = time.sleep,
 ) -> type[FleetHttpClient]:
     """Return Flower's client of the coordinator with mutual TLS, which opens no foreign bundle.
 
     Args:
         context: The site's side of mutual TLS.
         received: Told of each message, once all of it is here.
-        foreign: Told the digest of a bundle that is not ours.
+        reports: Told of foreign bundles and refusals.
+        rest: Waits, after a refusal that nothing here can cure.
     """
 
     class _Client(FleetHttpClient):
@@ -107,6 +130,22 @@ def fleet_client(
             inner.headers["accept-encoding"] = "identity"  # nothing grows when it is unpacked
             return client
 
+        def _unary_unary(self, **call: Any) -> Any:
+            try:
+                return super()._unary_unary(**call)
+            except httpx.ProxyError as error:  # Flower would end for it
+                reports.proxy(str(error)[:100])
+                raise httpx.ConnectError("the proxy gave no way") from error
+            except httpx.HTTPStatusError as error:
+                status = error.response.status_code
+                if status == httpx.codes.UNAUTHORIZED or (
+                    status == httpx.codes.FORBIDDEN and not error.response.content  # the gate's; Flower gives reasons
+                ):
+                    reports.refused(status, error.response.headers.get("date", ""))
+                if status == httpx.codes.FORBIDDEN and not error.response.content:
+                    rest(REFUSED_REST_S)
+                raise
+
         def ConfirmMessageReceived(  # noqa: N802  Flower's name
             self, request: ConfirmMessageReceivedRequest
         ) -> ConfirmMessageReceivedResponse:
@@ -118,7 +157,7 @@ def fleet_client(
             response = super().GetRun(request)
             response.run.primary_task_type = TaskType.SERVER_APP  # any other makes tasks that nobody here takes
             if response.run.fab_hash != bundle_digest():
-                foreign(response.run.fab_hash)
+                reports.foreign(response.run.fab_hash)
                 response.run.fab_hash = bundle_digest()
                 response.run.fab_version = FOREIGN  # what the agent refuses
             return response
@@ -149,7 +188,7 @@ def run_node(
     context: ssl.SSLContext,
     node_key: ec.EllipticCurvePrivateKey,
     secret: bytes,
-    foreign: Callable[[str], None],
+    reports: Reports,
 ) -> None:
     """Run the SuperNode until a signal ends the process.
 
@@ -158,7 +197,7 @@ def run_node(
         context: The site's side of mutual TLS.
         node_key: The P-384 key that the SuperNode signs its requests with.
         secret: Shared with the agent, which takes tasks with it.
-        foreign: Told the digest of a bundle that is not ours.
+        reports: Told of foreign bundles and refusals.
     """
     logging.getLogger("flwr").setLevel(logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -167,7 +206,7 @@ def run_node(
     patched.time = clock
     patched.pull_objects = parts_of_a_message
     connection: Any = fleet_http_connection
-    connection.FleetHttpClient = fleet_client(context, received=tasks.ring, foreign=foreign)
+    connection.FleetHttpClient = fleet_client(context, received=tasks.ring, reports=reports)
     factory = NodeStateFactory(objectstore_factory=ObjectStoreFactory())
     runtime = LongPoll(
         create_app(state_factory=factory, superexec_auth_secret=secret),

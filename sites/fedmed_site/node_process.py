@@ -59,14 +59,28 @@ def main() -> None:
         context=client_context(ca=start.authority, certificate=start.certificate, key=_key(start.tls_key)),
         node_key=_key(start.node_key),
         secret=start.secret,
-        foreign=_report,
+        reports=_Reports(),
     )
 
 
-def _report(digest: str) -> None:
-    """Tell the agent's log, which reads standard output, of a bundle that was not opened."""
-    sys.stdout.write(json.dumps({"foreign-bundle": digest}) + "\n")
-    sys.stdout.flush()
+class _Reports:
+    """Tells the agent, which reads standard output: a line of JSON each."""
+
+    def foreign(self, digest: str) -> None:
+        """See `node.Reports`."""
+        self._tell({"foreign-bundle": digest})
+
+    def refused(self, status: int, date: str) -> None:
+        """See `node.Reports`."""
+        self._tell({"refused": status, "date": date})
+
+    def proxy(self, answer: str) -> None:
+        """See `node.Reports`."""
+        self._tell({"proxy": answer})
+
+    def _tell(self, report: dict[str, str | int]) -> None:
+        sys.stdout.write(json.dumps(report) + "\n")
+        sys.stdout.flush()
 
 
 def _key(pem: bytes) -> ec.EllipticCurvePrivateKey:

@@ -81,7 +81,7 @@ class TaskLoop:
             secret: Shared with the SuperNode.
             app: The installed client.
             began: Told of each task that is taken.
-            ended: Told of each task's end: `answered`, `refused-bundle` or `lost`.
+            ended: Told of each task's end: `answered`, `refused-bundle`, `lost`, or the code of a failure.
             reached: Told whether the SuperNode was there, when that changes.
         """
         self._socket = socket
@@ -130,7 +130,8 @@ class TaskLoop:
             if run.fab_hash != bundle_digest() or run.fab_version == FOREIGN:
                 reply, outcome = _refusal(message), "refused-bundle"
             else:
-                reply, outcome = self._answer(message, context), "answered"
+                reply = self._answer(message, context)
+                outcome = _outcome_of(reply)
             try:
                 push_message(client, reply, context)
                 push_task_output(client, context, SubStatus.COMPLETED, "")
@@ -144,6 +145,12 @@ class TaskLoop:
             return self._app(message=message, context=context)
         except Exception:  # noqa: BLE001  its text would leave the site
             return _failure(message, "this site does not know the message; check that both run the same FedMed")
+
+
+def _outcome_of(reply: Message) -> str:
+    """Return `answered`, or the code of the failure that a reply is."""
+    failure = reply.content.config_records.get("failure") if reply.has_content() else None
+    return "answered" if failure is None else str(failure["code"])
 
 
 def _refusal(message: Message) -> Message:

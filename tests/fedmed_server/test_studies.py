@@ -183,3 +183,16 @@ def test_patience_ends_with_the_reasons(journal: Journal):
         wait_for_sites(
             channel, PLAN, journal, wanted=3, patience_s=5, sleep=lambda _s: None, clock=lambda: float(next(ticks))
         )
+
+
+def test_a_site_that_is_not_in_the_roster_is_not_counted(studies: Studies, journal: Journal):
+    """It holds and approves everything and could stand in no sum; the log says what it lacks."""
+    channel = Waiting({"north": 0, "south": 2, "stranger": 0})
+    wait_for_sites(
+        channel, PLAN, journal, wanted=2, patience_s=9, members={"north", "south"}, sleep=lambda _s: None,
+        clock=lambda: 0.0,
+    )  # fmt: skip
+    progress = studies.progress(digest(PLAN))
+    assert progress is not None
+    assert progress.sites == ("north", "south")
+    assert studies.folder(digest(PLAN)).log.read_text().count("does not stand in the consortium's signed roster") == 1

@@ -1,6 +1,6 @@
 """Behaviour of the coordinator's study over an in-memory federation: learning, resuming, remembering, failing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from federation import PRIVATE, WARDS, Consortium, MemoryChannel, SilentListener, build_consortium, twin_of
 
-from fedmed.errors import ConfigError, IntegrityError, ProtocolError, SiteFailureError
-from fedmed.exchange import Failure, Task
+from fedmed.errors import ConfigError, IntegrityError, SiteFailureError
+from fedmed.exchange import Answer, Failure, Task
 from fedmed.learning.ewc import Knowledge
 from fedmed.records import AggregationSpec, Plan, PrivacySpec, canonical_json, digest
 from fedmed_server.aggregators import InsecureAggregator
@@ -52,6 +52,28 @@ def silence_h3(channel: MemoryChannel) -> Callable[[int, Task], None]:
             channel.silent.add(2)
 
     return silence
+
+
+class OtherStart(MemoryChannel):
+    """A channel over which h2 says that it starts from another model."""
+
+    def ask(self, tasks: Mapping[int, Task], *, timeout_s: float) -> Iterator[tuple[int, Answer | Failure]]:
+        for address, reply in super().ask(tasks, timeout_s=timeout_s):
+            if isinstance(reply, Answer) and reply.site == "h2" and "start" in reply.facts:
+                yield address, replace(reply, facts={**reply.facts, "start": "0" * 64})
+            else:
+                yield address, reply
+
+
+def heard(
+    consortium: Consortium, plan: Plan, state: Path, channel: MemoryChannel, *, members: frozenset[str] | None = None
+) -> tuple[StudyRunner, SilentListener]:
+    """Return a coordinator, and the listener that hears of its sites; only `members` may stand in a sum."""
+    listener, aggregator = SilentListener(), InsecureAggregator(plan.aggregation)
+    aggregator.members = members
+    folders = StudyFolders(base=consortium.base, state=state)
+    runner = StudyRunner(plan, folders, channel=channel, aggregator=aggregator, knowledge=None, listener=listener)
+    return runner, listener
 
 
 def test_three_sites_learn_what_none_was_told(consortium: Consortium, tmp_path: Path) -> None:
@@ -153,12 +175,46 @@ def test_nobody_connected_is_an_error_not_an_empty_study(consortium: Consortium,
         consortium.runner(plan, tmp_path / "state", channel=MemoryChannel((), canonical_json(plan))).run()
 
 
-def test_two_sites_of_one_name_are_refused(consortium: Consortium, tmp_path: Path) -> None:
-    """A site that enrolled twice would count twice; the study does not start."""
+def test_two_sites_of_one_name_are_left_out_and_the_others_go_on(consortium: Consortium, tmp_path: Path) -> None:
+    """Nothing tells which of the two is right, and one site must not count twice; the log says so of both."""
     plan = consortium.plan()
     channel = MemoryChannel((*consortium.homes, consortium.homes[0]), canonical_json(plan))
-    with pytest.raises(ProtocolError, match="two nodes call themselves h1"):
+    runner, listener = heard(consortium, plan, tmp_path / "state", channel)
+    assert runner.run().sites == ("h2", "h3")
+    assert [failure.site for failure in listener.failures] == ["h1", "h1"]
+    assert "several nodes call themselves h1" in listener.failures[0].reason
+
+
+def test_a_site_with_another_start_is_left_out_and_the_others_go_on(consortium: Consortium, tmp_path: Path) -> None:
+    """It has another base or another version; it is named, with the cure, and no round asks it."""
+    plan = consortium.plan()
+    channel = OtherStart(consortium.homes, canonical_json(plan))
+    runner, listener = heard(consortium, plan, tmp_path / "state", channel)
+    assert runner.run().sites == ("h1", "h3")
+    assert [(failure.site, failure.code) for failure in listener.failures] == [("h2", "ProtocolError")]
+    assert "starts from another model; give it the same base" in listener.failures[0].reason
+    assert {reply.site for _, task, reply in channel.seen if task.action == "train.fit"} == {"h1", "h3"}
+
+
+def test_too_few_sites_with_the_right_start_are_an_error_that_names_the_others(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    """The study stops before its first round, and can go on once they are cured."""
+    plan = consortium.plan(aggregation=AggregationSpec(kind="insecure", min_sites=3))
+    channel = OtherStart(consortium.homes, canonical_json(plan))
+    with pytest.raises(SiteFailureError, match=r"at least 3 sites, got 2; h2: it starts from another model"):
         consortium.runner(plan, tmp_path / "state", channel=channel).run()
+    assert consortium.runner(plan, tmp_path / "state").run().rounds == 3
+
+
+def test_a_site_that_is_not_in_the_roster_is_left_out(consortium: Consortium, tmp_path: Path) -> None:
+    """Enrolled, and not yet in a signed roster: no other site would share a sum with it."""
+    plan = consortium.plan()
+    members = frozenset({"h1", "h2"})
+    runner, listener = heard(consortium, plan, tmp_path / "state", consortium.channel(plan), members=members)
+    assert runner.run().sites == ("h1", "h2")
+    assert [failure.site for failure in listener.failures] == ["h3"]
+    assert "does not stand in the consortium's signed roster" in listener.failures[0].reason
 
 
 def test_consolidation_keeps_what_the_fisher_marks(consortium: Consortium, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from flwr.proto.fab_pb2 import GetFabRequest, GetFabResponse
+from flwr.proto.fab_pb2 import GetFabRequest
+from flwr.proto.fleet_pb2 import PullMessagesRequest
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ConfirmMessageReceivedResponse
 from flwr.proto.run_pb2 import GetRunRequest, GetRunResponse, Run
 from flwr.supercore.run import RunNotRunningException
@@ -15,31 +16,52 @@ from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supernode.runtime import run_clientapp
 
 from fedmed.bundle import FOREIGN, bundle, bundle_digest
-from fedmed_site.node import fleet_client, parts_of_a_message
+from fedmed_site.node import REFUSED_REST_S, fleet_client, parts_of_a_message
 
 
-def client(response: Any, foreign: list[str], received: Callable[[], None] = bool) -> Any:
-    """Return the node's client of a coordinator that always says `response`."""
+class Reported:
+    """What an administrator would be told, in order."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[object, ...]] = []
+
+    def foreign(self, digest: str) -> None:
+        self.told.append(("foreign", digest))
+
+    def refused(self, status: int, date: str) -> None:
+        self.told.append(("refused", status, date))
+
+    def proxy(self, answer: str) -> None:
+        self.told.append(("proxy", answer))
+
+
+def over(answer: Callable[[httpx.Request], httpx.Response], reported: Reported, **more: Any) -> Any:
+    """Return the node's client of a coordinator that answers like this."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    made: Any = fleet_client(context, received=received, foreign=foreign.append).from_server_address(
+    settings = {"received": bool, "reports": reported} | more
+    made: Any = fleet_client(context, **settings).from_server_address(
         "coordinator:443", insecure=False, root_certificates=None, interceptors=[]
     )
-    answer = httpx.Response(200, content=response.SerializeToString())
     made._client.close()
-    made._client = httpx.Client(transport=httpx.MockTransport(lambda _request: answer))
+    made._client = httpx.Client(transport=httpx.MockTransport(answer))
     return made
+
+
+def client(response: Any, reported: Reported, **more: Any) -> Any:
+    """Return the node's client of a coordinator that always says `response`."""
+    return over(lambda _request: httpx.Response(200, content=response.SerializeToString()), reported, **more)
 
 
 @pytest.mark.parametrize("ours", [True, False])
 def test_flower_never_gets_a_foreign_bundle(ours: bool) -> None:  # noqa: FBT001  a case
     """Flower opens bundles to read their settings; it gets ours, and a run with another is marked and reported."""
-    seen: list[str] = []
+    seen = Reported()
     run = Run(fab_hash=bundle_digest() if ours else "ab" * 32, fab_version="0.1")
     with client(GetRunResponse(run=run), seen) as fleet:
         got = fleet.GetRun(GetRunRequest()).run
     assert got.fab_hash == bundle_digest()
     assert got.fab_version == ("0.1" if ours else FOREIGN)
-    assert seen == ([] if ours else ["ab" * 32])
+    assert seen.told == ([] if ours else [("foreign", "ab" * 32)])
 
 
 def test_no_bundle_is_fetched() -> None:
@@ -48,8 +70,7 @@ def test_no_bundle_is_fetched() -> None:
     def asked(_request: httpx.Request) -> httpx.Response:
         raise AssertionError
 
-    with client(GetFabResponse(), []) as fleet:
-        fleet._client = httpx.Client(transport=httpx.MockTransport(asked))
+    with over(asked, Reported()) as fleet:
         fab = fleet.GetFab(GetFabRequest(hash_str="x")).fab
     assert (fab.hash_str, fab.content) == (bundle_digest(), bundle())
 
@@ -57,7 +78,7 @@ def test_no_bundle_is_fetched() -> None:
 def test_the_agent_is_told_of_a_message_once_all_of_it_is_here():
     """Its look for a task waits for that, so it never finds half a message."""
     told: list[bool] = []
-    with client(ConfirmMessageReceivedResponse(), [], lambda: told.append(True)) as fleet:
+    with client(ConfirmMessageReceivedResponse(), Reported(), received=lambda: told.append(True)) as fleet:
         fleet.ConfirmMessageReceived(ConfirmMessageReceivedRequest())
     assert told == [True]
 
@@ -97,3 +118,40 @@ def test_a_run_that_ends_while_a_message_comes_leaves_no_task_behind():
         parts_of_a_message(["part"], ended)
     assert "except Exception as err" in inspect.getsource(start_client_internal._pull_and_store_message)
     assert not issubclass(RunNotRunningException, Exception)
+
+
+DATE = "Tue, 01 Jan 2030 12:00:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "told", "rests"),
+    [
+        (401, b"", [("refused", 401, DATE)], []),  # a clock that is off, or another key: Flower ends the process
+        (403, b"", [("refused", 403, DATE)], [REFUSED_REST_S]),  # the gate's: no member any more
+        (403, b'{"code": 1}', [], []),  # Flower's own: the run has ended
+        (503, b"", [], []),  # a look that found nothing
+    ],
+)
+def test_a_refusal_is_told_with_the_coordinators_time(status: int, body: bytes, told: list[object], rests: list[float]):
+    """Flower ends or goes on without a word that an administrator could act on; the agent is told and says why."""
+    reported, rested = Reported(), list[float]()
+    answer = httpx.Response(status, content=body, headers={"date": DATE})
+    with (
+        over(lambda _request: answer, reported, rest=rested.append) as fleet,
+        pytest.raises(httpx.HTTPStatusError),
+    ):
+        fleet.PullMessages(PullMessagesRequest())
+    assert reported.told == told
+    assert rested == rests
+
+
+def test_a_proxy_without_a_way_is_waited_for_like_a_cut_line():
+    """Flower tries again after a failed connection, and ends after a proxy's refusal."""
+
+    def refuse(_request: httpx.Request) -> httpx.Response:
+        raise httpx.ProxyError("503 Service Unavailable")
+
+    reported = Reported()
+    with over(refuse, reported) as fleet, pytest.raises(httpx.ConnectError):
+        fleet.PullMessages(PullMessagesRequest())
+    assert reported.told == [("proxy", "503 Service Unavailable")]
