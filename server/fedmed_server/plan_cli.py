@@ -1,12 +1,16 @@
-"""`fedmed consortium plan`: the consortium agrees to a study by signing its plan.
+"""`fedmed consortium plan`: a study's plan is made from a draft, and the consortium agrees to it by signing it.
 
 Why it exists: sites take part only in what their consortium agreed to. Whoever holds its key looks at
 the plan here, in words, and signs exactly that.
 
-What it does not do: make plans, or launch them.
+Rules:
+    * Making a plan needs no key; nothing is overwritten.
+
+What it does not do: launch plans.
 """
 
 import argparse
+import shutil
 from pathlib import Path
 
 from fedmed.crypto.keyfiles import CONSORTIUM, load_private_key, load_public_key
@@ -14,13 +18,26 @@ from fedmed.crypto.passphrases import obtain_secret
 from fedmed.errors import IntegrityError, UsageError
 from fedmed.records import Plan, canonical_json, decode, digest
 from fedmed.signed_plans import agree_to, load_signed_plan, save_signed_plan, verify
-from fedmed_server.consortium_console import Commands, add, add_secret, say
+from fedmed_server.consortium_console import Commands, add, add_secret, require_absent, say, write_new
+
+_MAKE = """\
+The draft is YAML: study, data, model, training, privacy; docs/how-to/run-the-coordinator.md has one.
+The plan is for the consortium to sign; the base is for the coordinator and for every site.
+
+  fedmed consortium plan make study.yaml --base base --out plan.json
+"""
 
 
 def add_commands(commands: Commands) -> None:
-    """Add `plan sign` and `plan show`."""
-    plan = commands.add_parser("plan", help="sign or show a study's plan", allow_abbrev=False)
+    """Add `plan make`, `plan sign` and `plan show`."""
+    plan = commands.add_parser("plan", help="make, sign or show a study's plan", allow_abbrev=False)
     below = plan.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    make = add(below, "make", "make a plan and its public base from a draft", _make, after=_MAKE)
+    make.add_argument("draft", type=Path, metavar="DRAFT", help="what the study is, as YAML")
+    make.add_argument(
+        "--base", type=Path, required=True, metavar="DIR", help="where the base goes; one that is there is used"
+    )
+    make.add_argument("--out", type=Path, required=True, metavar="PLAN", help="where the plan goes")
     sign = add(below, "sign", "show what a plan asks of the sites, and sign it", _sign)
     sign.add_argument("plan", type=Path, metavar="PLAN", help="the plan as JSON")
     sign.add_argument("--key", type=Path, required=True, help="the consortium's private key file (consortium.key)")
@@ -49,6 +66,30 @@ def describe(plan: Plan) -> tuple[str, ...]:
         f"privacy      {promise}",
         f"aggregation  {plan.aggregation.kind}, at least {plan.aggregation.min_sites} sites",
     )
+
+
+def _make(parsed: argparse.Namespace) -> None:
+    from fedmed.models import folder_digest  # noqa: PLC0415  it imports torch
+    from fedmed.privacy.engine import PrvAccountant  # noqa: PLC0415  likewise
+    from fedmed_server.plan_drafts import make_base, plan_of_draft, read_plan_draft  # noqa: PLC0415  likewise
+
+    require_absent(parsed.out)
+    draft, dataset = read_plan_draft(parsed.draft)
+    found = parsed.base.is_dir()
+    stage = parsed.base.with_name(f".{parsed.base.name}.part")
+    shutil.rmtree(stage, ignore_errors=True)
+    base = folder_digest(parsed.base) if found else make_base(draft, dataset, stage)
+    try:
+        plan = plan_of_draft(draft, dataset, base_digest=base, accountant=PrvAccountant())
+        if not found:
+            stage.rename(parsed.base)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    write_new(parsed.out, canonical_json(plan))
+    say("\n".join(describe(plan)))
+    noise = f"noise        {plan.privacy.noise_multiplier:g} times the clip norm, each step of each site\n"
+    say(noise * plan.privacy.private + f"\nplan         {parsed.out}  for the consortium to look at and sign")
+    say(f"base         {parsed.base}  {'(was there) ' if found else ''}for the coordinator and for every site")
 
 
 def _sign(parsed: argparse.Namespace) -> None:

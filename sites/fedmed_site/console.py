@@ -72,7 +72,7 @@ def opened(parsed: argparse.Namespace) -> SiteHome:
     Raises:
         UsageError: There is none, or it belongs to another user: what root writes there, the agent can't read.
     """
-    path = home_path(parsed)
+    path = home_path(parsed).absolute()  # the node's process works elsewhere
     try:
         owner = path.stat().st_uid
         found = (path / "site.json").is_file()

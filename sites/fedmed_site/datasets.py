@@ -42,7 +42,8 @@ class DataSets:
             DataError: The table is not what the schema says; nothing is kept of it.
         """
         key, out = self.home.pseudonym_key_path.read_bytes(), self.home.data(dataset.name)
-        out.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in (out.parent, out):
+            folder.mkdir(exist_ok=True, mode=0o700)
         table = table_of(source, dataset.schema, out / "raw.csv")
         try:
             report = deidentify_table(

@@ -76,3 +76,9 @@ def test_a_bad_table_leaves_the_good_one_in_place(consortium: Consortium, tmp_pa
     with pytest.raises(DataError):
         agent.datasets.prepare(broken, tiny_dataset(), DeidPolicy())
     assert len(agent.datasets.load(data, "train")) > 0
+
+
+def test_what_is_prepared_is_the_owners_alone(consortium: Consortium) -> None:
+    """No folder on the way to a table lets another user in, whatever the umask."""
+    data = SiteHome(consortium.homes[0]).data("tiny")
+    assert [folder.stat().st_mode & 0o077 for folder in (data.parent, data)] == [0, 0]

@@ -1,10 +1,12 @@
 """A site's folder is made once, with its own keys, for its owner only."""
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from fedmed.errors import IntegrityError, UsageError
+from fedmed_site.console import opened
 from fedmed_site.home import SiteHome, SiteRecord
 from fedmed_site.policy import SitePolicy
 
@@ -106,3 +108,10 @@ def test_everything_of_a_site_is_inside_its_folder(tmp_path: Path):
     )  # fmt: skip
     assert all(path.is_relative_to(home.root) for path in paths)
     assert len(set(paths)) == len(paths)
+
+
+def test_a_folder_named_from_here_is_found_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The SuperNode's process works in another folder, so a command takes `--home site` as a whole path."""
+    create(tmp_path / "site")
+    monkeypatch.chdir(tmp_path)
+    assert opened(Namespace(home=Path("site"))).root == tmp_path / "site"
