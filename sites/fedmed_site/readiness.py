@@ -6,7 +6,7 @@ Whoever exports a table learns it before anything is prepared, at his own desk.
 Rules:
     * No record's value is in a report: names of columns, classes and reasons are the schema's, the rest are counts.
       A mean is of at least k records that differ, and rounded.
-    * A count from 1 to k - 1 is `< k`; one that leaves so few others hides them as well.
+    * A count from 1 to k - 1 is `< k`; what it would follow from is hidden as well.
     * Red is what makes training fail, yellow what may spoil a model. Each has a cure.
     * Only the columns that the schema keeps are read.
 
@@ -35,6 +35,7 @@ _MOST_SET_ASIDE: Final = 0.2
 _OFTEN_MISSING: Final = 0.5
 _SUSPECT: Final = 0.8
 _FEW_ROWS: Final = 20
+_FEW_PARTS: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +119,15 @@ def check_table(path: Path, schema: Schema, *, targets: Sequence[str] = (), k: i
                  targets=pages)  # fmt: skip
 
 
+def _shown_rows(rows: int, *, k: int) -> str:
+    """Return the number of rows; of a table of few patients not even that, since its parts would follow."""
+    return shown(rows, k=_FEW_PARTS * k)
+
+
+def _shown_of(count: int, rows: int, *, k: int) -> str:
+    return _shown_rows(count, k=k) if count < _FEW_PARTS * k else shown(count, k=k, of=rows)
+
+
 def _missing_columns(names: Sequence[str], schema: Schema) -> Finding:
     listed = ", ".join(names)
     return bad(
@@ -163,7 +173,7 @@ def _target_page(target: Target, table: RawTable, usable: pl.Series, schema: Sch
 
 def _row_findings(table: RawTable, usable: pl.Series, schema: Schema, *, k: int) -> Iterator[Finding]:
     read, good = table.values.height, int(table.whole.sum())
-    aside, total = table.rows - good, shown(table.rows, k=k)
+    aside, total = table.rows - good, _shown_rows(table.rows, k=k)
     if aside > _MOST_SET_ASIDE * table.rows:
         yield bad(
             "rows", f"{shown(aside, k=k, of=table.rows)} of {total} rows have a cell outside the schema or are no rows",
@@ -174,7 +184,7 @@ def _row_findings(table: RawTable, usable: pl.Series, schema: Schema, *, k: int)
     elif int(usable.sum()) < max(_FEW_ROWS, k):
         yield warn("rows", f"fewer than {max(_FEW_ROWS, k)} rows can be used", "a site's policy may ask for more")
     else:
-        yield ok("rows", f"{shown(int(usable.sum()), k=k, of=table.rows)} of {total} can be used")
+        yield ok("rows", f"{_shown_of(int(usable.sum()), table.rows, k=k)} of {total} can be used")
     repeated = _repeated(table)
     if repeated:
         where = shown(repeated, k=k, of=read)
@@ -232,7 +242,7 @@ def _target_findings(
             "check the target's rule and whether the export left a class out; else this site can't take part",
         )  # fmt: skip
     else:
-        small = [one for one, count in page.classes.items() if count in {f"< {k}", "0"}]
+        small = [one for one, count in page.classes.items() if count in {f"< {k}", "0", "hidden"}]
         found = f"{labels.n_unique()} of {len(target.classes)} classes"
         if small:
             yield warn(
@@ -260,7 +270,7 @@ def _column_findings(column: Column, table: RawTable, *, k: int) -> Iterator[Fin
         )  # fmt: skip
     missing = values.null_count() - outside
     if missing > _OFTEN_MISSING * rows and column.role != "target":
-        share = "all cells" if missing == rows else f"{shown(missing, k=k, of=rows)} of {shown(rows, k=k)} cells"
+        share = "all cells" if missing == rows else f"{shown(missing, k=k, of=rows)} of {_shown_rows(rows, k=k)} cells"
         yield warn(f"column {column.name}", f"{share} are missing", "check the export; a model sees the public centre")
     for what in drifted(values, column, k=k):
         yield warn(
@@ -281,10 +291,10 @@ def _page(
         data_set=schema.name,
         schema_digest=schema.digest,
         k=k,
-        rows=shown(rows, k=k),
-        usable="0" if usable is None else shown(int(usable.sum()), k=k, of=rows),
+        rows=_shown_rows(rows, k=k),
+        usable="0" if usable is None else _shown_of(int(usable.sum()), rows, k=k),
         duplicates="0" if table is None else shown(_repeated(table), k=k),
-        patients="not named" if patients is None else shown(patients, k=k, of=rows),
+        patients="not named" if patients is None else _shown_of(patients, rows, k=k),
         patients_with_several="0" if table is None else shown(_with_several(table), k=k, of=patients),
         columns=columns,
         targets=targets,

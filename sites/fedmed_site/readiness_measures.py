@@ -42,16 +42,29 @@ def shown(count: int, *, k: int, of: int | None = None) -> str:
 
 
 def shown_parts(counts: Mapping[str, int], *, k: int) -> dict[str, str]:
-    """Return the counts of parts of a known whole; where one alone is hidden, the next smallest is hidden with it.
+    """Return the counts of parts of a known whole, so that no small one follows from the others.
+
+    The next smallest are hidden with them until each small part may be anything from 1 to k - 1 for all that is shown;
+    where that can't be, all parts are hidden.
 
     >>> shown_parts({"alive": 90, "dead": 3, "lost": 20}, k=5)
     {'alive': '90', 'dead': '< 5', 'lost': '5 or more'}
+    >>> shown_parts({"alive": 5, "dead": 1}, k=5)
+    {'alive': 'hidden', 'dead': 'hidden'}
     """
     found = {name: shown(count, k=k) for name, count in counts.items()}
-    hidden = [name for name, count in counts.items() if 0 < count < k]
-    others = sorted((count, name) for name, count in counts.items() if count >= k)
-    if len(hidden) == 1 and others:
-        found[others[0][1]] = f"{k} or more"
+    small = [count for count in counts.values() if 0 < count < k]
+    if not small:
+        return found
+    hidden, room = 0, sum(small) - (len(small) - 1)
+    for count, name in sorted((count, name) for name, count in counts.items() if count >= k):
+        if hidden and room >= k - 1:
+            break
+        found[name] = f"{k} or more"
+        hidden += 1
+        room += count - k
+    if not hidden or room < k - 1:
+        return {name: "0" if count == 0 else "hidden" for name, count in counts.items()}
     return found
 
 

@@ -1,5 +1,6 @@
 """A raw table is told whether it is ready: what stops training is red, and no record's value is ever shown."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fedmed.data.schema import Column, Schema, Target, TextPart
 from fedmed.errors import DataError
@@ -180,7 +183,41 @@ def test_small_counts_are_hidden_and_cannot_be_inferred() -> None:
     assert [shown(count, k=5, of=10) for count in (5, 6, 9, 10)] == ["5", "> 5", "> 5", "10"]
     assert shown(3, k=5, of=4) == "< 5"
     assert shown_parts({"a": 1, "b": 50, "c": 9}, k=5) == {"a": "< 5", "b": "50", "c": "5 or more"}
-    assert shown_parts({"a": 1, "b": 2, "c": 9}, k=5) == {"a": "< 5", "b": "< 5", "c": "9"}
+    assert shown_parts({"a": 1, "b": 2, "c": 9}, k=5) == {"a": "< 5", "b": "< 5", "c": "5 or more"}
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=4), st.integers(2, 5))
+def test_no_small_part_follows_from_what_is_shown(counts: list[int], k: int) -> None:
+    """Whoever knows the whole can bring every small part to any value from 1 to k - 1 and would read the same."""
+    named = {str(place): count for place, count in enumerate(counts)}
+    page = shown_parts(named, k=k)
+    ranges = [_possible(page[name], sum(counts), k=k) for name in named]
+    alike = [parts for parts in itertools.product(*ranges) if sum(parts) == sum(counts)]
+    for place, count in enumerate(counts):
+        if 0 < count < k and "hidden" not in page.values():
+            assert {parts[place] for parts in alike} >= set(range(1, k))
+        if count >= k:
+            assert page[str(place)] in {str(count), f"{k} or more", "hidden"}
+        assert (count == 0) == (page[str(place)] == "0")
+
+
+def _possible(text: str, whole: int, *, k: int) -> range:
+    """Return what a shown count may stand for."""
+    if text == f"< {k}":
+        return range(1, k)
+    if text == f"{k} or more":
+        return range(k, whole + 1)
+    return range(1, whole + 1) if text == "hidden" else range(int(text), int(text) + 1)
+
+
+def test_a_table_of_few_patients_does_not_show_its_size(tmp_path: Path) -> None:
+    """Below 4 k rows the size is hidden too, because the parts of a class would follow from it."""
+    page = page_of(tmp_path, rows(12, died=[1, *[0] * 11]))
+    assert (page.rows, page.usable) == ("< 20", "< 20")
+    assert found(page, "rows") == ["warn: fewer than 20 rows can be used"]
+    assert page.targets[0].classes == {"alive": "5 or more", "dead": "< 5"}
+    assert page.patients == "< 20"
 
 
 def test_no_value_of_a_record_is_on_any_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
