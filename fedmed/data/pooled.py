@@ -1,4 +1,4 @@
-"""Divide a publisher's one file of all sites into the table that each site would have.
+"""Divide a publisher's files of all sites into the table that each site would have.
 
 Why it exists: a multi-centre trial is often published as one table with a column that names the
 centre, while every hospital of a federation has a file of its own. Whoever plays all sites on
@@ -15,18 +15,13 @@ What it does not do: de-identify. What it writes is as raw as what it reads, rea
 """
 
 import csv
-import gzip
 import io
-import itertools
-import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
-from fedmed.data.jsonl import is_jsonl, rows_of
+from fedmed.data.published import place_of, rows_of_publisher
 from fedmed.data.schema import DataSet, PooledFile, locate
 from fedmed.errors import DataError
 from fedmed.files import write_atomic
@@ -36,7 +31,7 @@ def divide(root: Path, dataset: DataSet, out: Path) -> tuple[str, ...]:
     """Write the table of every site of `dataset.schema` below `out`.
 
     Args:
-        root: The folder that holds the pooled file, CSV in UTF-8, compressed if its name ends in .gz.
+        root: The folder that holds the publisher's files, CSV in UTF-8 or JSON Lines, compressed if a name ends in .gz.
         dataset: It says which file, which column names the site, and which sites there are.
         out: Where the tables go, named by the schema's `file`; created if absent.
 
@@ -44,33 +39,26 @@ def divide(root: Path, dataset: DataSet, out: Path) -> tuple[str, ...]:
         The sites, in the schema's order.
 
     Raises:
-        DataError: The data set is not published as one file, or the file is missing, unreadable, lacks the
-            column, or has no row of one of the sites.
+        DataError: The data set is published as a file per site, or a file is missing, unreadable, lacks a
+            column, cannot be joined, or has no row of one of the sites.
     """
     schema, pooled = dataset.schema, dataset.pooled
     if pooled is None:
         raise DataError(f"{schema.name}: expected a data set that is published as one file, got one file per site")
-    path = root / pooled.file
-    if not path.is_file():
-        cure = f"; {schema.obtain}" if schema.obtain else ""
-        raise DataError(f"{schema.name}: expected the file {pooled.file} in folder {root}, found none{cure}")
     tables = {site: io.StringIO(newline="") for site in schema.sites}
     writers = {site: csv.writer(table, delimiter=schema.delimiter) for site, table in tables.items()}
     rows = dict.fromkeys(schema.sites, 0)
-    try:
-        with _lines_of(path, dataset) as lines:
-            header = next(lines, [])
-            place = _place(header, pooled.column, file=pooled.file)
-            for writer in writers.values():
-                writer.writerow(header)
-            found = _by_site(lines, place, len(header), file=pooled.file)
-            for called, line in found if pooled.dirichlet is None else _drawn(list(found), schema.sites, pooled):
-                site = pooled.names.get(called, called)
-                if site in writers:
-                    writers[site].writerow(line)
-                    rows[site] += 1
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error):
-        raise DataError(f"{pooled.file}: expected CSV in UTF-8, got something else; download it again") from None
+    lines = rows_of_publisher(root, dataset, pooled)
+    header = next(lines, [])
+    place = place_of(header, pooled.column, file=pooled.file)
+    for writer in writers.values():
+        writer.writerow(header)
+    found = ((line[place], line) for line in lines)
+    for called, line in found if pooled.dirichlet is None else _drawn(list(found), schema.sites, pooled):
+        site = pooled.names.get(called, called)
+        if site in writers:
+            writers[site].writerow(line)
+            rows[site] += 1
     lacking = [site for site, count in rows.items() if count == 0]
     if lacking:
         raise DataError(
@@ -82,20 +70,6 @@ def divide(root: Path, dataset: DataSet, out: Path) -> tuple[str, ...]:
         write_atomic(target, table.getvalue().encode())
         locate(out, schema, site)
     return schema.sites
-
-
-@contextmanager
-def _lines_of(path: Path, dataset: DataSet) -> Iterator[Iterator[list[str]]]:
-    """Lend the header and the rows of a pooled file: CSV, or JSON Lines with the schema's columns."""
-    if is_jsonl(path):
-        schema, pooled = dataset.schema, dataset.pooled
-        columns = [column.name for column in schema.columns]
-        columns += [pooled.column] if pooled is not None and pooled.column not in columns else []
-        talk = None if schema.text is None else schema.text.column
-        yield itertools.chain([columns], rows_of(path, columns, talk=talk))
-        return
-    with _opened(path) as file:
-        yield csv.reader(file, delimiter=dataset.schema.delimiter)
 
 
 def _drawn(
@@ -112,23 +86,3 @@ def _drawn(
             drawn |= dict.fromkeys((int(place) for place in part), site)
     for place, (_, line) in enumerate(rows):
         yield drawn[place], line
-
-
-def _opened(path: Path) -> TextIO:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
-
-
-def _place(header: list[str], column: str, *, file: str) -> int:
-    if header.count(column) != 1:
-        raise DataError(f"{file}: expected one column {column!r} in the header, got {header.count(column)}")
-    return header.index(column)
-
-
-def _by_site(lines: Iterator[list[str]], place: int, width: int, *, file: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield site and row; a row of another width would put its cells under other columns' names."""
-    for number, line in enumerate(lines, start=2):
-        if len(line) != width:
-            raise DataError(f"{file}: row {number} has {len(line)} cells, the header {width}; correct the file")
-        yield line[place], line

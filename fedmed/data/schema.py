@@ -20,13 +20,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from fedmed.data.pooled_file import JoinedFile, PooledFile
 from fedmed.data.target import Target
 from fedmed.errors import DataError
 from fedmed.records import digest, require
 
 __all__ = [
-    "Column", "DataSet", "ImagePart", "Kind", "PooledFile", "Role", "Schema", "SplitRule", "Target", "TextPart",
-    "locate", "sites_under",
+    "Column", "DataSet", "ImagePart", "JoinedFile", "Kind", "PooledFile", "Role", "Schema", "SplitRule", "Target",
+    "TextPart", "locate", "sites_under",
 ]  # fmt: skip
 
 SCHEMA_VERSION = 1
@@ -52,8 +53,8 @@ class Column:
     """One column of the publisher's table.
 
     `values` are the allowed categories; of a binary, the one that means 0 and then the one
-    that means 1. `synonyms` maps other spellings to one of `values`. `missing` adds tokens to
-    the schema's. A row that lacks a `required` value is incomplete and not used.
+    that means 1. `synonyms` maps other spellings to one of `values`, or words to a number (`> 89` to 90).
+    `missing` adds tokens to the schema's. A row that lacks a `required` value is incomplete and not used.
     A number with `unit: years` is treated as an age: above 89 becomes 90.
     """
 
@@ -105,6 +106,11 @@ class Column:
                 self.centre is not None and self.scale is not None and self.scale > 0,
                 f"column {self.name}: a number feature states centre and scale > 0, got {self.centre} and {self.scale}",
             )
+        for value in self.synonyms.values():
+            require(
+                _is_within(value, low, high),
+                f"column {self.name}: synonyms of a number map to numbers in its range, got {value!r}",
+            )
 
     def _check_values(self) -> None:
         require(
@@ -117,6 +123,13 @@ class Column:
         )
         unknown = sorted(set(self.synonyms.values()) - set(self.values))
         require(not unknown, f"column {self.name}: synonyms map to {unknown}, which are not among its values")
+
+
+def _is_within(value: str, low: float | None, high: float | None) -> bool:
+    try:
+        return low is not None and high is not None and low <= float(value) <= high
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,29 +299,6 @@ class SplitRule:
 
     def __post_init__(self) -> None:
         require(0 < self.test_fraction < 1, f"test_fraction must be in (0, 1), got {self.test_fraction}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PooledFile:
-    """A publisher's one file of all sites; `column` says whose a row is.
-
-    Where no column does, `dirichlet` divides the rows: each class of `column` over the sites in shares drawn from a
-    Dirichlet distribution of that concentration (Hsu et al. 2019), from `seed`; small values make sites differ.
-
-    The schema describes a site's own table, which a hospital has; only who plays every site
-    divides such a file (see `fedmed.data.pooled`), so it does not count in the schema's digest.
-    """
-
-    file: str
-    column: str
-    names: Mapping[str, str] = field(default_factory=dict)
-    """What a site is called here, by what the column calls it, where that is no name for a site."""
-    dirichlet: float | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require(bool(self.file.strip()) and bool(self.column.strip()), "a pooled file needs its name and a column")
-        require(self.dirichlet is None or self.dirichlet > 0, f"dirichlet must be above 0, got {self.dirichlet}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

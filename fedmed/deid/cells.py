@@ -58,7 +58,8 @@ def parse_cells(column: ColumnFacts, cells: Sequence[str], missing: Sequence[str
         cell=pl.when(text.is_in(absent)).then(None).otherwise(text)
     )
     if column.kind == "number":
-        return _numbers(frame, low=column.low, high=column.high)
+        spoken = {_plain(spelling): value for spelling, value in column.synonyms.items()}  # such as "> 89"
+        return _numbers(frame.with_columns(pl.col("cell").replace(spoken)), low=column.low, high=column.high)
     if column.kind == "date":
         return _dates(frame)
     if column.kind == "icd10":

@@ -82,10 +82,11 @@ def _site_parser() -> Parser:
 
 def _add_consortium(commands: Commands) -> None:
     """Add what connects the site with others: joining, and running."""
-    from fedmed_site import appliance_cli, doctor_cli, join_cli  # noqa: PLC0415  the parser alone needs no X.509
+    from fedmed_site import appliance_cli, doctor_cli, join_cli, readiness_cli  # noqa: PLC0415  X.509 on demand
 
     join_cli.add_commands(commands)
     doctor_cli.add_commands(commands)
+    readiness_cli.add_commands(commands)
     appliance_cli.add_commands(commands)
 
 

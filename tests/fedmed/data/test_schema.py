@@ -70,6 +70,8 @@ def test_the_digest_follows_the_schema():
         ({"kind": "category", "values": ("a", "a")}, "two or more different values"),
         ({"kind": "binary", "values": ("a", "b", "c")}, "a binary lists two values"),
         ({"kind": "binary", "values": ("a", "b"), "synonyms": {"x": "c"}}, "synonyms map to"),
+        ({"synonyms": {"> 89": "old"}}, "synonyms of a number map to numbers in its range, got 'old'"),
+        ({"synonyms": {"> 89": "1000"}}, "synonyms of a number map to numbers in its range, got '1000'"),
         ({"role": "patient-key"}, "role patient-key takes kind identifier, got number"),
     ],
 )

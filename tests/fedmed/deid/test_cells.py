@@ -44,6 +44,16 @@ def test_a_number_is_a_value_missing_or_a_reason(cell: str, value: object, reaso
     assert (parsed.values.to_list(), parsed.reasons.to_list()) == ([value], [reason])
 
 
+def test_words_that_stand_for_a_number_become_it_and_no_others():
+    """A publisher may write `> 89` where others have the age; the schema says which words mean which number."""
+    age = Column(
+        name="age", kind="number", role="feature", centre=65, scale=15, low=0, high=120, synonyms={"> 89": "90"}
+    )
+    parsed = parse_cells(age, ["> 89", "＞ 89", "71", "> 80", "90+"], [])
+    assert parsed.values.to_list() == [90.0, 90.0, 71.0, None, None]
+    assert parsed.reasons.to_list() == [None, None, None, "not a number", "not a number"]
+
+
 @given(st.floats(0, 300, allow_nan=False))
 def test_a_number_in_range_is_exact(number: float):
     """Laboratory values come through bit by bit."""
