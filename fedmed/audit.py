@@ -18,9 +18,11 @@ end or that an older copy of the file was restored. Whoever must notice that kee
 import math
 import os
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from fedmed.errors import IntegrityError
 from fedmed.files import append_durable, locked
@@ -72,6 +74,34 @@ class _Verified:
     head: str
 
 
+_NOTHING: Final = _Verified(data=b"", entries=(), head=GENESIS)
+
+
+class _Memory:
+    """What this process verified of each log, so that a long one is not parsed anew for every object that opens it."""
+
+    MOST: Final = 256
+
+    def __init__(self) -> None:
+        self._known: dict[Path, _Verified] = {}
+        self._lock = threading.Lock()
+
+    def of(self, path: Path) -> _Verified:
+        with self._lock:
+            return self._known.get(path, _NOTHING)
+
+    def keep(self, path: Path, verified: _Verified) -> None:
+        with self._lock:
+            self._known.pop(path, None)
+            self._known[path] = verified
+            if len(self._known) > self.MOST:
+                del self._known[next(iter(self._known))]
+
+
+_memory = _Memory()
+os.register_at_fork(after_in_child=_memory.__init__)  # type: ignore[misc]  # another thread may have held the lock
+
+
 def append(previous: Entry | None, kind: str, body: Mapping[str, Scalar]) -> Entry:
     """Return the entry that follows `previous` (None: the first entry of a chain).
 
@@ -110,14 +140,14 @@ class ChainLog:
     Guarantees: an entry that was returned is on disk; an entry that was not
     returned may be on disk whole, or is dropped as a torn last line by the next
     append. Writers of several processes take turns through a lock file beside it.
-    Every call compares the whole file with what this object verified before, byte by
+    Every call compares the whole file with what this process verified before, byte by
     byte, and verifies what is new.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = path.with_name(f"{path.name}.lock")
-        self._verified = _Verified(data=b"", entries=(), head=GENESIS)
+        self._key = path.absolute()
 
     def append(self, kind: str, body: Mapping[str, Scalar]) -> Entry:
         """Append one entry and return it once it is on disk.
@@ -194,17 +224,20 @@ class ChainLog:
     def _verify(self, data: bytes) -> Sequence[Entry]:
         """Return the entries of the lines in `data` that end in a newline; the rest was never committed."""
         whole = data[: data.rfind(b"\n") + 1]
-        known = self._verified
+        known = _memory.of(self._key)
+        if whole == known.data:
+            return known.entries
         if not whole.startswith(known.data):
-            known = _Verified(data=b"", entries=(), head=GENESIS)
+            known = _NOTHING
         entries, head = list(known.entries), known.head
         for stored in whole[len(known.data) :].split(b"\n")[:-1]:
             line = _parse_line(len(entries), stored)
             _check_link(line.entry, index=len(entries), expected=head)
             entries.append(line.entry)
             head = line.digest
-        self._verified = _Verified(data=whole, entries=tuple(entries), head=head)
-        return self._verified.entries
+        verified = _Verified(data=whole, entries=tuple(entries), head=head)
+        _memory.keep(self._key, verified)
+        return verified.entries
 
     def _drop_torn_line(self, data: bytes) -> None:
         whole = data.rfind(b"\n") + 1

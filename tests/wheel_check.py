@@ -6,6 +6,7 @@ on the first difference.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+LATER = "99.0.0"
 EXPECTED = {"fedmed", "fedmed_site", "fedmed_server", "fedmed_sim"}
 
 
@@ -37,6 +39,7 @@ def main() -> None:
         expect((Path(page) / "summary.json").is_file(), "the wheel runs a simulation and writes its summary")
         bare = subprocess.run([str(python), "-c", "import sites"], capture_output=True, check=False, cwd=elsewhere)
         expect(bare.returncode != 0, "the wheel exposes no bare `sites`")
+        check_upgrade(fedmed, work)
     print("wheel: all checks passed")
 
 
@@ -55,6 +58,41 @@ def install(wheel: Path, work: Path) -> Path:
     python = work / "env" / "bin" / "python"
     run(str(python), "-m", "pip", "install", "--quiet", "--constraint", str(ROOT / "constraints.txt"), str(wheel))
     return python
+
+
+def check_upgrade(fedmed: Path, work: Path) -> None:
+    """Follow the how-to's upgrade, to a wheel of the same sources under a later version, beside a site's folder."""
+    home = work / "site"
+    run(str(fedmed), "site", "init", "--home", str(home), "--name", "hospital")
+    later = later_sources(work / "later")
+    run(sys.executable, "-m", "build", "--wheel", "--outdir", str(work / "wheelhouse"), str(later))
+    page = (ROOT / "docs" / "how-to" / "kits.md").read_text()
+    block = page.split("## Upgrade")[1].split("```bash\n")[1].split("```")[0]
+    said = {}
+    for line in block.splitlines():
+        if not line.startswith("systemctl "):
+            words = (
+                line.replace("/opt/fedmed/bin", str(fedmed.parent)).replace("/var/lib/fedmed-site", str(home)).split()
+            )
+            said[line] = run(*words, cwd=work)
+    expect(any(LATER in shown for shown in said.values()), f"the upgrade's commands lead to version {LATER}")
+    expect(any("audit.jsonl" in shown for shown in said.values()), "the upgraded version verifies the site's folder")
+
+
+def later_sources(target: Path) -> Path:
+    """Copy what the wheel is made of, under a later version."""
+    for name in ("fedmed", "sites", "server", "simulations", "conf"):
+        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copyfile(ROOT / name, target / name)
+    for path, before in (
+        (target / "pyproject.toml", 'version = "'),
+        (target / "fedmed/__init__.py", '__version__ = "'),
+    ):
+        text = path.read_text()
+        head, _, rest = text.partition(before)
+        path.write_text(head + before + LATER + rest[rest.index('"') :])
+    return target
 
 
 def run(*command: str, cwd: Path | None = None) -> str:

@@ -93,7 +93,7 @@ class StudyReceipts:
             }
 
         def decide(entries: Sequence[Entry]) -> tuple[str, Mapping[str, Scalar]] | None:
-            if any(one.kind == SETTLED and _is_of(one, turn) for one in entries):
+            if any(one.kind == SETTLED and _is_of(one, turn) for one in reversed(entries)):
                 return None
             if self.signer is None:
                 return SETTLED, body

@@ -111,8 +111,8 @@ class SiteReceipts:
         """
         if self._membership.coordinator_key(now=now) is None:
             return
-        for one in standings(self._log.entries()):
-            if one.plan == plan and one.turn != turn and not one.outcome:
+        for one in standings([entry for entry in self._log.entries() if entry.body.get("plan") == plan]):
+            if one.turn != turn and not one.outcome:
                 raise RefusedError(f"expected the coordinator's receipt for {one.turn} with this message, got none")
 
     def head(self) -> str:
@@ -123,8 +123,8 @@ class SiteReceipts:
     def _note(self, kind: str, body: Mapping[str, Scalar]) -> None:
         def decide(entries: Sequence[Entry]) -> tuple[str, Mapping[str, Scalar]] | None:
             place = {name: body[name] for name in ("run", "round", "attempt") if name in body}.items()
-            same = [one for one in entries if one.kind == kind and place <= one.body.items()]
-            return None if same and same[-1].body == body else (kind, body)
+            same = next((one for one in reversed(entries) if one.kind == kind and place <= one.body.items()), None)
+            return None if same is not None and same.body == body else (kind, body)
 
         self._log.extend(decide)
 
