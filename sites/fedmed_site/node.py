@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
@@ -30,6 +31,7 @@ import httpx
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.proto.fab_pb2 import Fab, GetFabRequest, GetFabResponse
+from flwr.proto.fleet_pb2 import PushMessagesRequest, PushMessagesResponse
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ConfirmMessageReceivedResponse
 from flwr.proto.run_pb2 import GetRunRequest, GetRunResponse
 from flwr.supercore.constant import TaskType
@@ -55,6 +57,7 @@ FIRST_LOOK_S: Final = 0.05
 LONGEST_LOOK_S: Final = 1.0
 REFUSED_REST_S: Final = 10.0
 """How long a site that is no member any more rests before it asks again."""
+ENDED: Final = "the run has ended"
 ACQUIRE: Final = "/v1/runtime/acquire-task"
 
 
@@ -98,7 +101,8 @@ class _Clock:
 def fleet_client(
     context: ssl.SSLContext,
     *,
-    received: Callable[[], None],
+    received: Callable[[str], None],
+    answered: Callable[[str], None],
     reports: Reports,
     rest: Callable[[float], None] = time.sleep,
 ) -> type[FleetHttpClient]:
@@ -106,7 +110,8 @@ def fleet_client(
 
     Args:
         context: The site's side of mutual TLS.
-        received: Told of each message, once all of it is here.
+        received: Told of each message, by its name, once all of it is here.
+        answered: Told of each message that is answered, by its name, before the answer goes out.
         reports: Told of foreign bundles and refusals.
         rest: Waits, after a refusal that nothing here can cure.
     """
@@ -149,9 +154,19 @@ def fleet_client(
         def ConfirmMessageReceived(  # noqa: N802  Flower's name
             self, request: ConfirmMessageReceivedRequest
         ) -> ConfirmMessageReceivedResponse:
-            response = super().ConfirmMessageReceived(request)
-            received()
+            try:
+                response = super().ConfirmMessageReceived(request)
+            except httpx.HTTPStatusError as error:
+                if error.response.status_code == httpx.codes.FORBIDDEN and error.response.content:
+                    raise ConnectionAbortedError(ENDED) from None
+                raise
+            received(request.message_object_id)
             return response
+
+        def PushMessages(self, request: PushMessagesRequest) -> PushMessagesResponse:  # noqa: N802  Flower's name
+            for message in request.messages_list:
+                answered(message.metadata.reply_to_message_id)
+            return super().PushMessages(request)
 
         def GetRun(self, request: GetRunRequest) -> GetRunResponse:  # noqa: N802  Flower's name
             response = super().GetRun(request)
@@ -179,7 +194,35 @@ def parts_of_a_message(object_ids: list[str], pull_object_fn: Callable[[str], by
     try:
         return pull_objects(object_ids, pull_object_fn, initial_backoff=FIRST_LOOK_S, backoff_cap=LONGEST_LOOK_S)
     except RunNotRunningException:
-        raise ConnectionAbortedError("the run has ended") from None
+        raise ConnectionAbortedError(ENDED) from None
+
+
+class Owed:
+    """The message that the agent has yet to answer.
+
+    Flower's loop takes the first answer that it finds for the one that it waits for. After a run that was stopped it
+    may find one to that run's last message, and would look for new messages while the true answer lies there for ever.
+    """
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        self._tell = tell
+        self._message = ""
+
+    def received(self, message: str) -> None:
+        """Note a message that is here in full."""
+        self._message = message
+        self._tell()
+
+    def answered(self, message: str) -> None:
+        """Note that an answer to a message goes out."""
+        if message == self._message:
+            self._message = ""
+
+    def until_answered(self, push: Callable[..., None], **arguments: Any) -> None:
+        """Call Flower's `push`, which waits for answers and sends them, until the right one went out."""
+        push(**arguments)
+        while self._message:
+            push(**arguments)
 
 
 def run_node(
@@ -202,11 +245,13 @@ def run_node(
     logging.getLogger("flwr").setLevel(logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     tasks, clock = Bell(), _Clock()
+    owed = Owed(tasks.ring)
     patched: Any = start_client_internal
     patched.time = clock
     patched.pull_objects = parts_of_a_message
+    patched._push_messages = partial(owed.until_answered, start_client_internal._push_messages)  # noqa: SLF001  likewise
     connection: Any = fleet_http_connection
-    connection.FleetHttpClient = fleet_client(context, received=tasks.ring, reports=reports)
+    connection.FleetHttpClient = fleet_client(context, received=owed.received, answered=owed.answered, reports=reports)
     factory = NodeStateFactory(objectstore_factory=ObjectStoreFactory())
     runtime = LongPoll(
         create_app(state_factory=factory, superexec_auth_secret=secret),

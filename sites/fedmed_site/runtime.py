@@ -23,7 +23,7 @@ import httpx
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SubStatus
-from flwr.proto.runtime_pb2 import AcquireTaskRequest, PushTaskOutputRequest, SendTaskHeartbeatRequest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, pull_and_inflate_object_from_tree
 from flwr.supercore.interceptors import (
@@ -123,9 +123,7 @@ class TaskLoop:
             try:
                 message, context, run, _ = pull_task_input(client)
             except (httpx.HTTPError, OSError, RuntimeError, ValueError, ObjectPullError):
-                with suppress(httpx.HTTPError, OSError):
-                    client.PushTaskOutput(PushTaskOutputRequest(sub_status=SubStatus.FAILED, details=""))
-                return
+                return  # the SuperNode answers in its place when the task's signs of life end
             self._began(message, context)
             if run.fab_hash != bundle_digest() or run.fab_version == FOREIGN:
                 reply, outcome = _refusal(message), "refused-bundle"

@@ -16,7 +16,7 @@ from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supernode.runtime import run_clientapp
 
 from fedmed.bundle import FOREIGN, bundle, bundle_digest
-from fedmed_site.node import REFUSED_REST_S, fleet_client, parts_of_a_message
+from fedmed_site.node import REFUSED_REST_S, Owed, fleet_client, parts_of_a_message
 
 
 class Reported:
@@ -38,7 +38,7 @@ class Reported:
 def over(answer: Callable[[httpx.Request], httpx.Response], reported: Reported, **more: Any) -> Any:
     """Return the node's client of a coordinator that answers like this."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    settings = {"received": bool, "reports": reported} | more
+    settings = {"received": bool, "answered": bool, "reports": reported} | more
     made: Any = fleet_client(context, **settings).from_server_address(
         "coordinator:443", insecure=False, root_certificates=None, interceptors=[]
     )
@@ -77,10 +77,10 @@ def test_no_bundle_is_fetched() -> None:
 
 def test_the_agent_is_told_of_a_message_once_all_of_it_is_here():
     """Its look for a task waits for that, so it never finds half a message."""
-    told: list[bool] = []
-    with client(ConfirmMessageReceivedResponse(), Reported(), received=lambda: told.append(True)) as fleet:
-        fleet.ConfirmMessageReceived(ConfirmMessageReceivedRequest())
-    assert told == [True]
+    told: list[str] = []
+    with client(ConfirmMessageReceivedResponse(), Reported(), received=told.append) as fleet:
+        fleet.ConfirmMessageReceived(ConfirmMessageReceivedRequest(message_object_id="m"))
+    assert told == ["m"]
 
 
 def test_flowers_loop_is_the_one_that_is_changed():
@@ -118,6 +118,35 @@ def test_a_run_that_ends_while_a_message_comes_leaves_no_task_behind():
         parts_of_a_message(["part"], ended)
     assert "except Exception as err" in inspect.getsource(start_client_internal._pull_and_store_message)
     assert not issubclass(RunNotRunningException, Exception)
+
+    def over_now(_request: httpx.Request) -> httpx.Response:
+        return httpx.Response(403, content=b'{"code": 2007}')
+
+    told: list[str] = []
+    with over(over_now, Reported(), received=told.append) as fleet, pytest.raises(ConnectionAbortedError):
+        fleet.ConfirmMessageReceived(ConfirmMessageReceivedRequest(message_object_id="m"))
+    assert told == []
+
+
+def test_an_old_answer_does_not_stand_for_the_one_that_is_waited_for():
+    """After a run that was stopped, its last answer would be sent, and the new message's would never be."""
+    told: list[bool] = []
+    owed = Owed(lambda: told.append(True))
+    waiting = iter(["old", "new"])
+    answers = []
+
+    def push(**_arguments: object) -> None:  # Flower's: takes the first answer there is, whatever it answers
+        answers.append(next(waiting))
+        owed.answered(answers[-1])
+
+    owed.received("new")
+    owed.until_answered(push)
+    assert answers == ["old", "new"]
+    assert told == [True]
+    assert "_push_messages(\n" in inspect.getsource(start_client_internal.start_client_internal)
+    assert list(inspect.signature(start_client_internal._push_messages).parameters) == [
+        "state", "object_store", "send", "push_object",
+    ]  # fmt: skip
 
 
 DATE = "Tue, 01 Jan 2030 12:00:00 GMT"
