@@ -30,7 +30,8 @@ consortium: $(STAMP)  ## The same over real processes: a coordinator and four si
 
 test: $(STAMP)  ## Run the whole test suite
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not processes"
-	$(BIN)/python -m pytest -m processes
+	$(BIN)/python -m pytest -m processes || { echo "again, what failed: real processes on a busy machine may be late once, not twice" >&2; \
+	  $(BIN)/python -m pytest -m processes --last-failed --last-failed-no-failures none; }
 
 test-fast: $(STAMP)  ## Run the tests that take less than ten seconds each
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not slow"
