@@ -21,6 +21,7 @@ import multiprocessing
 import os
 import secrets
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,6 +59,8 @@ PATIENCE_LOCK_S: Final = 3.0
 """The children of a coordinator that was killed end within this time."""
 _PR_SET_PDEATHSIG: Final = 1
 
+LONGEST_SOCKET: Final = 100
+"""Bytes of a Unix socket's path (unix(7) allows 108)."""
 _FORK = multiprocessing.get_context("fork")
 
 
@@ -119,9 +122,11 @@ class Coordinator:
         """Run until SIGTERM or SIGINT.
 
         Raises:
-            UsageError: Another coordinator runs on this folder.
+            UsageError: Another coordinator runs on this folder, its path is too long, or the port is taken.
         """
         with _alone(self._settings.root):
+            _require_short(self._settings.root)
+            _require_free(self._settings.listen, self._identity.port)
             before = {number: signal.signal(number, self._end) for number in (signal.SIGTERM, signal.SIGINT)}
             identity = self._identity
             until = written(identity.not_after)
@@ -292,6 +297,25 @@ def _child(work: Callable[[], None]) -> None:
     if os.getppid() == 1:  # the parent died before that
         return
     work()
+
+
+def _require_short(root: Path) -> None:
+    if len(bytes(root / SOCKET)) > LONGEST_SOCKET:
+        most = LONGEST_SOCKET - len(bytes(SOCKET)) - 1
+        raise UsageError(f"{root}: expected a path of at most {most} bytes, for a Unix socket in it; move the folder")
+
+
+def _require_free(host: str, port: int) -> None:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        with socket.socket(found[0][0], socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(found[0][4])
+    except OSError as error:
+        raise UsageError(
+            f"expected to listen at {host} port {port}, could not ({error.strerror}); another program may hold it:"
+            " ss -ltnp shows which"
+        ) from None
 
 
 @contextmanager

@@ -4,7 +4,8 @@ Why it exists: the agent owns data, model, keys, ledger, policy and the protocol
 for weeks. Around it everything may restart: the SuperNode, the link, the coordinator.
 
 Rules:
-    * One appliance a folder. The SuperNode is a process of its own, started again when it dies.
+    * One appliance a folder. The SuperNode is a process of its own: a child, started again when it dies, or one of
+      another user that comes to the door.
     * The agent's process has no connection to the network; its tasks come over a local socket.
     * The certificate is read again at each start of the SuperNode, and it is started anew after a renewal.
     * A signal ends it after the task at hand, or at once if that takes long: everything is durable.
@@ -38,13 +39,13 @@ from fedmed_site.control import ControlServer
 from fedmed_site.control_records import Current, Exchange, NodeState, SiteStatus
 from fedmed_site.home import SiteHome
 from fedmed_site.identity import read_site_identity
-from fedmed_site.node_process import NodeStart
-from fedmed_site.supernode import FIRST_REST_S, SuperNode
+from fedmed_site.node_link import NodeStart
+from fedmed_site.supernode import FIRST_REST_S, NODE_SOCKET, News, Node, SuperNode
+from fedmed_site.supernode_apart import SuperNodeApart, number_of
 
 if TYPE_CHECKING:
     from flwr.app import Context, Message
 
-NODE_SOCKET: Final = "node.sock"
 LONGEST_SOCKET: Final = 100
 """Bytes of a Unix socket's path (unix(7) allows 108)."""
 LOOK_S: Final = 0.5
@@ -57,16 +58,19 @@ ENDING_S: Final = 30.0
 class Appliance:
     """A site at work: an `Office` for its administrator's commands."""
 
-    def __init__(self, home: SiteHome, secret: Secret, *, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, home: SiteHome, secret: Secret, *, say: Callable[[str], None], apart: tuple[Path, str] | None = None
+    ) -> None:
         """Prepare the site.
 
         Args:
             home: The site's folder.
             secret: What its TLS and SuperNode keys are sealed under.
             say: Tells people what happens, a line each.
+            apart: The socket for a SuperNode that is started under another user, and that user; else it is a child.
 
         Raises:
-            UsageError: The site was not enrolled, or the secret is another one.
+            UsageError: The site was not enrolled, the secret is another one, or there is no such user.
             IntegrityError: Something of it does not verify, such as an expired certificate.
         """
         self._home = home
@@ -75,7 +79,8 @@ class Appliance:
         self._agent = SiteAgent(home)
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._node = SuperNode(home, self._start_of_node, self._agent, say)
+        self._news = News(self._agent, say)
+        self._node = self._supernode(apart)
         self._socket = home.run / NODE_SOCKET
         self._shared = secrets.token_bytes(32)
         self._since = datetime.now(UTC)
@@ -90,6 +95,14 @@ class Appliance:
         self._invalid = ""
         self._identity = read_site_identity(home.root, now=self._since)
         self._start_of_node()
+
+    def _supernode(self, apart: tuple[Path, str] | None) -> Node:
+        if apart is None:
+            return SuperNode(self._home, self._start_of_node, self._news)
+        door, user = apart
+        return SuperNodeApart(
+            self._home, self._start_of_node, self._news, door=door, user=number_of(user), say=self._say
+        )
 
     def run(self, *, control_socket: Path | None = None, control_group: str | None = None) -> None:
         """Work until a signal comes or `stop` is called.
@@ -124,7 +137,7 @@ class Appliance:
                         self._mind_room()
                     worker.join(ENDING_S)
             finally:
-                self._node.end()
+                self._node.close()
                 with contextlib.suppress(OSError):  # a full disk must not turn an end into a failure
                     self._agent.audit.append("agent-ended", {})
 
@@ -155,7 +168,7 @@ class Appliance:
             return "stopped"
         if not self._connected:
             return "starting"
-        return "connected" if self._node.linked else "unreachable"
+        return "connected" if self._news.linked else "unreachable"
 
     def _start_of_node(self) -> NodeStart:
         """Return what the SuperNode needs now: the certificate may have been renewed.
@@ -167,7 +180,6 @@ class Appliance:
         self._identity = identity = read_site_identity(self._home.root, now=datetime.now(UTC))
         return NodeStart(
             coordinator=f"{identity.coordinator_host}:{identity.coordinator_port}",
-            socket=str(self._socket),
             authority=identity.ca_path.read_bytes(),
             certificate=identity.tls_cert_path.read_bytes(),
             tls_key=key_pem(identity.tls_key(self._secret)),

@@ -4,9 +4,10 @@ Why it exists: `flower-supernode` can't show a client certificate, waits three s
 opens whatever bundle comes, and takes its keys from files. This room starts the same loop without that.
 
 Rules:
-    * The only process of a site that faces the network, and only outwards; it holds no data and no model. It runs as
-      the agent's own user, so whoever breaks into it can reach what that user can (docs/explanation/threat-model.md).
-    * Its runtime interface is a Unix socket for the site agent, which takes the tasks (`runtime`).
+    * The only process of a site that faces the network, and only outwards; it holds no data and no model, and under a
+      user of its own it can reach none (`supernode_apart`).
+    * Its runtime interface is a Unix socket that the site agent opened and hands over; the agent takes the tasks there
+      (`runtime`).
     * No bundle is ever fetched: Flower gets the installed one. A run that names another is marked, its digest is
       reported, and the agent refuses its tasks.
     * Private keys come in memory, from the caller. Redirects are not followed, and nothing is unpacked.
@@ -18,13 +19,13 @@ What it does not do: run anything that a coordinator sends.
 """
 
 import logging
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
 import httpx
@@ -67,7 +68,8 @@ class NodeSettings:
 
     coordinator: str
     """host:port"""
-    socket: Path
+    tasks: socket.socket
+    """Listens where the agent looks for tasks."""
 
 
 class Reports(Protocol):
@@ -260,7 +262,7 @@ def run_node(
         caller_header=b"",  # there is one agent
         longest_s=AGENT_WAITS_S,
     )
-    _serve_runtime(runtime, settings.socket)
+    _serve_runtime(runtime, settings.tasks)
     start_client_internal.start_client_internal(
         state_factory=factory,
         server_address=settings.coordinator,
@@ -269,22 +271,18 @@ def run_node(
         insecure=False,
         authentication_keys=(node_key, node_key.public_key()),
         isolation="process",
-        runtime_api_address=str(settings.socket),
+        runtime_api_address=str(settings.tasks.getsockname()),
         superexec_auth_secret=secret,
         runtime_dependency_install=False,
     )
 
 
-def _serve_runtime(app: Application, socket: Path) -> None:
+def _serve_runtime(app: Application, tasks: socket.socket) -> None:
     """Serve the runtime interface on the socket, in a thread that ends with the process."""
-    socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    socket.parent.chmod(0o700)  # uvicorn opens the socket to everybody for a moment
-    socket.unlink(missing_ok=True)
-    server = uvicorn.Server(uvicorn.Config(app, uds=str(socket), ws="none", log_config=None, access_log=False))
-    thread = threading.Thread(target=server.run, name="runtime", daemon=True)
+    server = uvicorn.Server(uvicorn.Config(app, ws="none", log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run, args=([tasks],), name="runtime", daemon=True)
     thread.start()
     while thread.is_alive() and not server.started:
         time.sleep(0.02)
     if not server.started:
-        raise SystemExit(f"the SuperNode could not open {socket}")
-    socket.chmod(0o600)
+        raise SystemExit("the SuperNode could not serve its tasks")

@@ -1,70 +1,111 @@
-"""The process of the site's SuperNode: gets its keys from the agent through a pipe, and runs.
+"""The process of the site's SuperNode: gets its keys from the agent over a connection, and runs.
 
 Why it exists: the process that faces the network is not the one that owns the data. It is a program of its
 own, with nothing of the agent's memory, and gets what it needs and nothing else.
 
 Rules:
-    * Keys come through standard input, once: not in arguments, variables or files.
+    * Keys come over the connection to the agent, once: not in arguments, variables or files.
     * It ends when the agent does, however that ends.
+    * It needs no file of the site: under a user of its own it can read none.
 
 What it does not do: read the site's folder.
 """
 
+import contextlib
 import ctypes
-import json
+import logging
+import os
+import pwd
 import signal
+import socket
 import sys
-from dataclasses import dataclass, field
+import tempfile
+import threading
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
-import msgspec
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedmed.crypto.unsealed import client_context
+from fedmed.errors import IntegrityError, UsageError
 from fedmed.quiet import hush
+from fedmed_site.node_link import report, take_over
 
 _PR_SET_PDEATHSIG: Final = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeStart:
-    """What the agent hands over; PEM, and 32 bytes that both share."""
-
-    coordinator: str
-    socket: str
-    authority: bytes
-    certificate: bytes
-    tls_key: bytes = field(repr=False)
-    node_key: bytes = field(repr=False)
-    secret: bytes = field(repr=False)
-
-
-def hand_over(start: NodeStart, pipe: IO[bytes]) -> None:
-    """Write `start` to the new process and close the pipe."""
-    with pipe:
-        pipe.write(msgspec.msgpack.encode(start))
+LONGEST_LINE: Final = 300
+"""Characters of a line of Flower's log that the agent is told."""
 
 
 def main() -> None:
-    """Run until a signal ends the process."""
+    """Run, with the connection to the agent as standard input, until a signal ends the process or the agent ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    start = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=NodeStart)
+    work_for(socket.socket(fileno=0))
+
+
+def work_apart(agent: Path) -> None:
+    """Run under a user of its own, for the agent that listens at `agent`.
+
+    Raises:
+        UsageError: There is no agent, or it does not let this user in.
+    """
+    link = socket.socket(socket.AF_UNIX)
+    try:
+        link.connect(str(agent))
+    except OSError as error:
+        link.close()
+        raise UsageError(
+            f"{agent}: expected the site's agent, could not connect ({error.strerror}); start it first:"
+            " fedmed site start --node-socket PATH --node-user USER"
+        ) from None
+    try:
+        work_for(link)
+    except (IntegrityError, ConnectionError) as error:
+        link.close()
+        name = pwd.getpwuid(os.getuid()).pw_name
+        raise UsageError(
+            f"{agent}: the agent let no SuperNode in ({error}); it takes one at a time, of the user that its"
+            f" --node-user names, and this one is {name}"
+        ) from None
+
+
+def work_for(link: socket.socket) -> None:
+    """Run the SuperNode for the agent at the other end of `link`.
+
+    Raises:
+        IntegrityError: The agent does not hand over a start.
+    """
+    start, tasks = take_over(link)
     hush()
+    os.environ.setdefault("FLWR_HOME", tempfile.mkdtemp(prefix="fedmed-node-"))
     from fedmed_site.node import NodeSettings, run_node  # noqa: PLC0415  after `hush`
 
+    threading.Thread(target=_end_with, args=(link,), name="agent", daemon=True).start()
+    reports = _Reports(link)
+    logging.getLogger("flwr").addHandler(reports)
     run_node(
-        NodeSettings(coordinator=start.coordinator, socket=Path(start.socket)),
+        NodeSettings(coordinator=start.coordinator, tasks=tasks),
         context=client_context(ca=start.authority, certificate=start.certificate, key=_key(start.tls_key)),
         node_key=_key(start.node_key),
         secret=start.secret,
-        reports=_Reports(),
+        reports=reports,
     )
 
 
-class _Reports:
-    """Tells the agent, which reads standard output: a line of JSON each."""
+def _end_with(link: socket.socket) -> None:
+    """End the process when the agent hangs up; it never says anything more."""
+    with contextlib.suppress(OSError):
+        link.recv(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class _Reports(logging.Handler):
+    """Tells the agent what happens, and what Flower's log says of the link."""
+
+    def __init__(self, link: socket.socket) -> None:
+        super().__init__(logging.INFO)
+        self._link = link
+        self._guard = threading.Lock()
 
     def foreign(self, digest: str) -> None:
         """See `node.Reports`."""
@@ -78,9 +119,13 @@ class _Reports:
         """See `node.Reports`."""
         self._tell({"proxy": answer})
 
-    def _tell(self, report: dict[str, str | int]) -> None:
-        sys.stdout.write(json.dumps(report) + "\n")
-        sys.stdout.flush()
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass a line of the log on."""
+        self._tell({"log": record.getMessage()[:LONGEST_LINE]})
+
+    def _tell(self, facts: dict[str, str | int]) -> None:
+        with self._guard, contextlib.suppress(OSError):  # without an agent the process is about to end
+            report(self._link, **facts)
 
 
 def _key(pem: bytes) -> ec.EllipticCurvePrivateKey:
@@ -91,4 +136,7 @@ def _key(pem: bytes) -> ec.EllipticCurvePrivateKey:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (IntegrityError, ConnectionError):  # the agent ended before it had handed anything over
+        sys.exit(2)

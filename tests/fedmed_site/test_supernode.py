@@ -13,8 +13,8 @@ from fedmed.errors import IntegrityError
 from fedmed_site import clocks
 from fedmed_site.agent import SiteAgent
 from fedmed_site.home import SiteHome
-from fedmed_site.node_process import NodeStart
-from fedmed_site.supernode import SuperNode, why_refused
+from fedmed_site.node_link import NodeStart
+from fedmed_site.supernode import MOST_FOREIGN, News, SuperNode, why_refused
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 TRYING = "the SuperNode goes on trying; fedmed site doctor says where the way ends"
@@ -27,33 +27,38 @@ def never() -> NodeStart:
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> tuple[SuperNode, list[str], SiteHome]:
-    """Return a SuperNode that can't start, what is said of it, and its site."""
+def kept(tmp_path: Path) -> tuple[News, list[str], SiteHome]:
+    """Return the news of a SuperNode, what is said of it, and its site."""
     home = SiteHome.open(build_consortium(tmp_path, sites=1).homes[0])
     said: list[str] = []
-    return SuperNode(home, never, SiteAgent(home), said.append), said, home
+    return News(SiteAgent(home), said.append), said, home
 
 
-def test_a_cut_line_is_said_once_and_its_end_as_well(kept: tuple[SuperNode, list[str], SiteHome]):
+def log(line: str) -> str:
+    """Return a line of Flower's log as the SuperNode passes it on."""
+    return json.dumps({"log": line})
+
+
+def test_a_cut_line_is_said_once_and_its_end_as_well(kept: tuple[News, list[str], SiteHome]):
     """However often Flower tries again; the next cut is said again."""
     node, said, _ = kept
     for line in ("INFO : SuperNode ID: 1", RETRY, RETRY, "INFO : Connection successful after 3.1 seconds", RETRY):
-        node.logged(line)
+        node.heard(log(line))
     cut = f"the coordinator can't be reached; {TRYING}"
     assert said == [cut, "the coordinator is reached again", cut]
     assert not node.linked
 
 
-def test_what_a_proxy_answers_is_said_and_shown_plainly(kept: tuple[SuperNode, list[str], SiteHome]):
+def test_what_a_proxy_answers_is_said_and_shown_plainly(kept: tuple[News, list[str], SiteHome]):
     """It tells more than that nothing was reached, and may hold anything."""
     node, said, _ = kept
     node.heard(json.dumps({"proxy": "407 \x1b[31mlog in"}))
-    node.logged(RETRY)
+    node.heard(log(RETRY))
     assert said == [f"the proxy gives no way to the coordinator (407 ?[31mlog in); {TRYING}"]
 
 
 def test_a_wrong_clock_is_said_once_although_it_is_never_twice_as_far_off(
-    kept: tuple[SuperNode, list[str], SiteHome],
+    kept: tuple[News, list[str], SiteHome],
 ):
     """The SuperNode is started again and again, and refused each time."""
     node, said, _ = kept
@@ -63,7 +68,7 @@ def test_a_wrong_clock_is_said_once_although_it_is_never_twice_as_far_off(
     assert "ahead of its own; set this machine's clock" in said[0]
 
 
-def test_a_foreign_bundle_is_in_the_audit_log(kept: tuple[SuperNode, list[str], SiteHome]):
+def test_a_foreign_bundle_is_in_the_audit_log(kept: tuple[News, list[str], SiteHome]):
     """Its digest, and what is no report does nothing."""
     node, said, home = kept
     for line in ("no json", "[]", "7", json.dumps({"refused": 401}), json.dumps({"foreign-bundle": "ab" * 32})):
@@ -73,12 +78,22 @@ def test_a_foreign_bundle_is_in_the_audit_log(kept: tuple[SuperNode, list[str], 
     assert said == []
 
 
-def test_a_node_that_cannot_start_says_why_once(kept: tuple[SuperNode, list[str], SiteHome]):
+def test_a_node_that_cannot_start_says_why_once(kept: tuple[News, list[str], SiteHome]):
     """It is tried again later."""
-    node, said, _ = kept
+    news, said, home = kept
+    node = SuperNode(home, never, news)
     node.keep()
     node.keep()
     assert said == ["the SuperNode can't start: the certificate expired; fedmed site renew"]
+
+
+def test_a_broken_supernode_cannot_fill_the_audit_log(kept: tuple[News, list[str], SiteHome]):
+    """Each foreign bundle is noted once, and no more than a hundred of them."""
+    news, _, home = kept
+    for number in (*range(2 * MOST_FOREIGN), 0, 0):
+        news.heard(json.dumps({"foreign-bundle": f"{number:064x}"}))
+    noted = [entry.body["bundle"] for entry in ChainLog(home.audit_path).entries() if entry.kind == "bundle-refused"]
+    assert len(noted) == len(set(noted)) == MOST_FOREIGN
 
 
 @pytest.mark.parametrize(
