@@ -29,6 +29,8 @@ from fedmed_site.control_records import AuditLine, Desk, SiteStatus
 from fedmed_site.reach import add_reach, agent_of, reached
 
 WATCH_EVERY_S: Final = 2.0
+ENDING_S: Final = 60.0
+"""How long a command waits for the agent's end."""
 _DIGEST_SHOWN: Final = 12
 _STATES: Final = {
     "waiting": "waits for you",
@@ -55,7 +57,8 @@ def add_commands(commands: Commands) -> None:
     resume = add(commands, "resume", "take part again", _resume)
     audit = add(commands, "audit", "the last entries of the audit log", _audit)
     audit.add_argument("--last", type=int, default=20, metavar="N", help="how many (default 20)")
-    stop = add(commands, "stop", "ask the running agent to end after the task that runs", _stop)
+    stop = add(commands, "stop", "ask the running agent to end after the task that runs, and wait for it", _stop)
+    stop.add_argument("--no-wait", action="store_true", help="don't wait for its end")
     for parser in (approve, reject):
         parser.add_argument("study", metavar="STUDY", help="its name, or the beginning of its plan's digest")
         parser.add_argument("--yes", action="store_true", help="don't ask")
@@ -276,5 +279,8 @@ def _shown(value: object) -> str:
 def _stop(parsed: argparse.Namespace) -> int:
     with agent_of(parsed) as agent:
         agent.stop()
-    say("the agent ends after the task that runs; a supervisor may start it again")
+        if not parsed.no_wait and agent.ended(ENDING_S):
+            say("the agent has ended; a supervisor may start it again")
+            return 0
+    say("the agent ends after the task that runs; fedmed site status shows when it has")
     return 0

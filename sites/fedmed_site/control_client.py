@@ -11,6 +11,7 @@ What it does not do: fall back to the folder (see `reach`), or keep a connection
 
 import json
 import os
+import select
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from fedmed.errors import FedMedError, ProtocolError, UsageError
 from fedmed_site.approvals import Decision, Pause, StudyEntry, written
 from fedmed_site.control_messages import audit_line, record_of
 from fedmed_site.control_records import AuditTail, BudgetLine, SiteStatus
+from fedmed_site.peer_gate import peer_of
 from fedmed_site.protocol import SERVICE
 from fedmed_site.protocol import control_pb2 as wire
 
@@ -49,9 +51,11 @@ def connect(path: Path) -> Iterator["RemoteDesk"]:
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
     try:
         short = f"/proc/self/fd/{folder}/{path.name}"  # unix(7) allows 108 bytes, whatever the folder's path
-        _knock(short, path)
-        with grpc.insecure_channel(f"unix:{short}", options=_OPTIONS) as channel:
-            yield RemoteDesk(channel)
+        with (
+            _process_of(_knock(short, path)) as process,
+            grpc.insecure_channel(f"unix:{short}", options=_OPTIONS) as channel,
+        ):
+            yield RemoteDesk(channel, process)
     finally:
         os.close(folder)
 
@@ -78,8 +82,9 @@ def answers(path: Path) -> bool:
 class RemoteDesk:
     """A `Desk` that asks the running agent."""
 
-    def __init__(self, channel: grpc.Channel) -> None:
+    def __init__(self, channel: grpc.Channel, process: int | None) -> None:
         self._channel = channel
+        self._process = process
 
     def status(self) -> SiteStatus:
         """Return how the site is."""
@@ -139,6 +144,12 @@ class RemoteDesk:
         """Ask the agent to end after the task that runs; returns at once."""
         self._call("Stop", wire.StopRequest(), wire.StopReply)
 
+    def ended(self, patience_s: float) -> bool:
+        """Wait for the end of the agent's process, and return whether it came in time."""
+        if self._process is None:
+            return False
+        return bool(select.select([self._process], [], [], patience_s)[0])
+
     def _call(self, name: str, request: Message, kind: type[Reply], *, timeout_s: float = TIMEOUT_S) -> Reply:
         call = self._channel.unary_unary(
             f"/{SERVICE}/{name}",
@@ -181,11 +192,29 @@ def _strange() -> ProtocolError:
     return ProtocolError("expected an answer of this version of FedMed, got another; restart the agent")
 
 
-def _knock(short: str, path: Path) -> None:
-    """Connect once: a refusal of the kernel is said plainly, which gRPC would retry."""
+@contextmanager
+def _process_of(number: int) -> Iterator[int | None]:
+    """Yield a descriptor of a process, which gets readable when it ends; none if it can't be seen from here."""
+    try:
+        descriptor = os.pidfd_open(number)
+    except (OSError, ValueError):  # gone already, or of a container's own numbering
+        yield None
+        return
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _knock(short: str, path: Path) -> int:
+    """Connect once, and return the number of the process that listens.
+
+    A refusal of the kernel is said plainly, which gRPC would retry.
+    """
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(short)
+            return peer_of(probe).pid
         except PermissionError:
             raise UsageError(
                 f"this user may not connect to {path}; do it as the folder's owner, or as a member of the agent's group"

@@ -136,3 +136,7 @@ class Agent(Desk, Protocol):
     def stop(self) -> None:
         """Ask the agent to end after the task that runs; returns at once."""
         ...
+
+    def ended(self, patience_s: float) -> bool:
+        """Wait for the end of the agent's process, and return whether it came in time."""
+        ...

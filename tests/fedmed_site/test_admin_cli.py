@@ -3,6 +3,8 @@
 import json
 import os
 import pty
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
@@ -169,8 +171,33 @@ def test_only_an_agent_can_be_stopped(home: SiteHome):
         cli.site(["stop", "--home", str(home.root)])
     office = Appliance()
     with ControlServer(home, office):
-        assert cli.site(["stop", "--home", str(home.root)]) == 0
+        assert cli.site(["stop", "--no-wait", "--home", str(home.root)]) == 0
     assert office.stopped
+
+
+OFFICE_APART = """
+import sys, threading
+from fedmed_site.control import ControlServer
+from fedmed_site.home import SiteHome
+told = threading.Event()
+class Office:
+    def stop(self): told.set()
+with ControlServer(SiteHome.open(__import__("pathlib").Path(sys.argv[1])), Office()):
+    print("up", flush=True)
+    told.wait()
+"""
+
+
+def test_stop_waits_until_the_agents_process_is_gone(home: SiteHome, capsys: pytest.CaptureFixture[str]):
+    """A backup that follows finds nobody at work."""
+    with subprocess.Popen(  # noqa: S603  our own program
+        [sys.executable, "-c", OFFICE_APART, str(home.root)], stdout=subprocess.PIPE
+    ) as agent:
+        assert agent.stdout is not None
+        assert agent.stdout.readline() == b"up\n"
+        assert cli.site(["stop", "--home", str(home.root)]) == 0
+        assert "the agent has ended" in capsys.readouterr().out
+        assert agent.wait(timeout=1) == 0
 
 
 def test_a_named_socket_needs_no_folder(home: SiteHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
