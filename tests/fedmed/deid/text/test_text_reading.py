@@ -49,7 +49,7 @@ def test_view_points_into_the_note(note: str) -> None:
         reading = read(note)
     except DataError:
         return
-    origins = reading.origins or tuple(range(len(note)))
+    origins = tuple(range(len(note))) if reading.origins is None else reading.origins
     assert len(reading.view) == len(reading.lower) == len(origins)
     assert list(origins) == sorted(set(origins))
 
