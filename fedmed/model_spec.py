@@ -5,6 +5,7 @@ Why it exists: a coordinator's word about a model must be checked before anythin
 Rules:
     * A combination that no module can be built from is refused here, in one line.
     * Folders are named only where a base is made; a plan that travels names none.
+    * What a machine has (device, memory) is no part of a model; it stands here because it is chosen as a model is.
 
 What it does not do: build (see `fedmed.models`).
 """
@@ -23,6 +24,9 @@ PRETRAINED = ("text-encoder", "causal-lm", "image-encoder", "fusion")
 Augmentation = Literal["none", "flip-shift"]
 Adapter = Literal["full", "lora"]
 LoraRule = Literal["ffa", "fedit", "rolora", "fedsvd", "mr-mtl", "flora"]
+Precision = Literal["fp32", "bf16", "fp16", "fp8"]
+"""What a frozen base is computed in; what is trained, clipped, summed and noised is float32 or more, always."""
+Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +60,13 @@ class ModelSpec:
     answers: tuple[str, ...] = ()
     """What a causal model chooses from, in the order of the classes; empty: it learns the answers in the text."""
     augmentation: Augmentation = "none"
+    precision: Precision = "fp32"
+    checkpointing: bool = False
+    """Whether the blocks of a pretrained transformer are computed a second time instead of being kept."""
 
     def __post_init__(self) -> None:
         self._check_rule()
+        self._check_computing()
         for name in ("width", "depth", "heads", "lora_rank", "max_tokens"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("characters", "image_size", "channels"):
@@ -80,6 +88,17 @@ class ModelSpec:
         require(
             self.lora_rule != "fedsvd" or self.pretrained or self.lora_rank <= self.width,
             f"lora_rank must be at most width with fedsvd, got {self.lora_rank} and {self.width}",
+        )
+
+    def _check_computing(self) -> None:
+        require(
+            self.precision == "fp32" or self.adapter == "lora",
+            f"precision must be fp32 where the whole model is trained, got {self.precision}: only a frozen base is"
+            " computed in less",
+        )
+        require(
+            not self.checkpointing or self.pretrained,
+            f"checkpointing must be false with {self.family}: it saves memory in the blocks of a pretrained model",
         )
 
     def _check_family(self) -> None:
@@ -127,3 +146,21 @@ class ModelSpec:
     def without_paths(self) -> "ModelSpec":
         """Return the same model without the folders of the machine that made its base."""
         return replace(self, path=None, image_path=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineSpec:
+    """What a site's own machine may be used for; it changes nothing of a result but its last digits.
+
+    It is the site's, so no plan holds it.
+    """
+
+    device: Device = "auto"
+    """`auto`: a graphics card where torch can use one, else the processor."""
+    memory_gb: float | None = None
+    """Most GiB that training holds in tensors, the model among them; null: no bound on a processor, and nine tenths of
+    what is free on a graphics card."""
+
+    def __post_init__(self) -> None:
+        most = self.memory_gb
+        require(most is None or 0 < most < math.inf, f"memory_gb must be above 0, or null for none, got {most}")

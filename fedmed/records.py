@@ -19,7 +19,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedmed.codec import build, canonical_json, decode, digest, require, require_digest
-from fedmed.model_spec import PRETRAINED, Adapter, AnyFamily, Augmentation, Family, LoraRule, ModelSpec
+from fedmed.model_spec import (
+    PRETRAINED,
+    Adapter,
+    AnyFamily,
+    Augmentation,
+    Device,
+    Family,
+    LoraRule,
+    MachineSpec,
+    ModelSpec,
+    Precision,
+)
 
 __all__ = [
     "PLAN_VERSION",
@@ -31,15 +42,18 @@ __all__ = [
     "Augmentation",
     "ContinualSpec",
     "DataSpec",
+    "Device",
     "Family",
     "FisherKind",
     "LoraRule",
+    "MachineSpec",
     "ModelSpec",
     "NoiseSource",
     "Normalisation",
     "OptimiserKind",
     "OptimiserSpec",
     "Plan",
+    "Precision",
     "PrivacySpec",
     "TrainingSpec",
     "TrustModel",

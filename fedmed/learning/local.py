@@ -8,6 +8,7 @@ Rules:
     * The private and the plain path share sampling and loop; only clipping and
       noise differ.
     * Randomness is injected: `noise` decides whether it can be repeated.
+    * The machine and how many records fit on it change the last digits of a result at most.
 
 What it does not do: charge the ledger, touch files, know who asks.
 """
@@ -24,15 +25,18 @@ from torch import nn
 
 from fedmed.data.source import Cohort
 from fedmed.errors import DataError, ModelError
+from fedmed.learning.machine import Machine, at_work
 from fedmed.learning.memory import Memory, gradient_at, split
 from fedmed.models.build import record_losses, scores
 from fedmed.models.lora import layer_of, whole_weights_trained
 from fedmed.models.vector import Layout
 from fedmed.privacy.descent import train_plain
 from fedmed.privacy.engine import per_record_gradients, train_private
+from fedmed.privacy.gradients import device_of
 from fedmed.privacy.noise import NoiseSource
+from fedmed.privacy.precision import computing
 from fedmed.privacy.release import clipped_sum, private_sum
-from fedmed.records import ContinualSpec, ModelSpec, PrivacySpec, TrainingSpec
+from fedmed.records import ContinualSpec, MachineSpec, ModelSpec, Precision, PrivacySpec, TrainingSpec
 
 _LARGEST_BLOCK = 2**24
 """Most gradients of records in memory at once, in numbers."""
@@ -76,6 +80,8 @@ def train_locally(
     noise: NoiseSource,
     memory: Memory | None = None,
     own: NDArray[np.float32] | None = None,
+    spec: ModelSpec | None = None,
+    machine: Machine | None = None,
 ) -> Trained:
     """Train from the round's model, or from the site's own, and return the difference from the round's.
 
@@ -88,53 +94,108 @@ def train_locally(
         noise: Source of sampling and noise.
         memory: Pull of earlier studies, added after the noise.
         own: The site's own model, where it keeps one, shape `[size]`.
+        spec: Of the model; its precision and checkpointing count. None is float32 without checkpointing.
+        machine: What to compute on; None is the processor without a ceiling.
+
+    Raises:
+        ConfigError: The machine has not the precision.
+        ModelError: The module can't be trained record by record, or not one record fits under the machine's ceiling.
     """
     layout = Layout.of(module)
     layout.write(module, start if own is None else own)
     inputs, labels = _tensors(cohort)
+    compute = _Compute.of(spec, machine)
     if privacy.trust_model == "distributed":  # one step from the round's model, which pulls nowhere there
         pull = 0.0 if memory is None else gradient_at(module, memory)
-        total = _clipped_gradients(module, inputs, labels, clip_norm=privacy.clip_norm)
-        return Trained(delta=-training.learning_rate * (total / len(labels) + pull), nonfinite=0)
+        with at_work(module, compute.machine, spec):
+            total, nonfinite = _clipped_gradients(module, inputs, labels, clip_norm=privacy.clip_norm, compute=compute)
+        return Trained(delta=-training.learning_rate * (total / len(labels) + pull), nonfinite=nonfinite)
     penalty, weight_pull = split(start, memory, mu=training.proximal)
-    private = partial(train_private, clip_norm=privacy.clip_norm, noise_multiplier=privacy.noise_multiplier)
+    private = partial(
+        train_private,
+        clip_norm=privacy.clip_norm,
+        noise_multiplier=privacy.noise_multiplier,
+        memory_bytes=compute.memory_bytes,
+    )
     train = private if privacy.private else train_plain
-    report = train(
+    with at_work(module, compute.machine, spec):
+        report = train(
+            module,
+            loss=record_losses,
+            inputs=inputs,
+            labels=labels,
+            steps=training.local_steps,
+            sample_rate=training.sample_rate,
+            expected_batch=training.sample_rate * len(labels),
+            learning_rate=training.learning_rate,
+            momentum=training.momentum,
+            noise=noise,
+            penalty=penalty,
+            penalty_gradient=weight_pull,
+            precision=compute.precision,
+        )
+    return Trained(delta=layout.read(module) - start, nonfinite=report.nonfinite)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Compute:
+    """How a site computes: on what, in what precision, below what."""
+
+    machine: Machine
+    precision: Precision
+
+    @classmethod
+    def of(cls, spec: ModelSpec | None, machine: Machine | None) -> "_Compute":
+        """Return it; without a machine it is the processor, without a specification float32."""
+        return cls(
+            machine=machine or Machine.found(MachineSpec(device="cpu")),
+            precision="fp32" if spec is None else spec.precision,
+        )
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """Most that tensors may hold."""
+        return self.machine.ceiling_bytes
+
+
+def _clipped_gradients(
+    module: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, *, clip_norm: float, compute: _Compute
+) -> tuple[NDArray[np.float64], int]:
+    """Return the sum of the clipped gradients of all records, shape `[size]`, and how many weren't finite.
+
+    The noise is added in the ring.
+    """
+    module.train()
+    blocks = per_record_gradients(
         module,
         loss=record_losses,
         inputs=inputs,
         labels=labels,
-        steps=training.local_steps,
-        sample_rate=training.sample_rate,
-        expected_batch=training.sample_rate * len(labels),
-        learning_rate=training.learning_rate,
-        momentum=training.momentum,
-        noise=noise,
-        penalty=penalty,
-        penalty_gradient=weight_pull,
+        memory_bytes=compute.memory_bytes,
+        precision=compute.precision,
     )
-    return Trained(delta=layout.read(module) - start, nonfinite=report.nonfinite)
-
-
-def _clipped_gradients(
-    module: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, *, clip_norm: float
-) -> NDArray[np.float64]:
-    """Return the sum of the clipped gradients of all records, shape `[size]`; its noise is added in the ring."""
-    module.train()
-    blocks = per_record_gradients(module, loss=record_losses, inputs=inputs, labels=labels)
-    total = torch.zeros(Layout.of(module).size, dtype=torch.float64)
+    total, nonfinite = torch.zeros(Layout.of(module).size, dtype=torch.float64), 0
     for block in blocks:
-        total += clipped_sum(block, clip_norm)
-    return total.numpy()
+        total += clipped_sum(block, clip_norm).cpu()
+        nonfinite += int((~torch.isfinite(block).all(1)).sum())
+    return total.numpy(), nonfinite
 
 
-def evaluate(module: nn.Module, model: NDArray[np.float32], cohort: Cohort) -> Evaluation:
-    """Evaluate a model on held-out records."""
+def evaluate(
+    module: nn.Module,
+    model: NDArray[np.float32],
+    cohort: Cohort,
+    *,
+    spec: ModelSpec | None = None,
+    machine: Machine | None = None,
+) -> Evaluation:
+    """Evaluate a model on held-out records, in the precision that it was trained in."""
     Layout.of(module).write(module, model)
     inputs, labels = _tensors(cohort)
+    compute = _Compute.of(spec, machine)
     module.eval()
-    with torch.no_grad():
-        logits = module(inputs)
+    with torch.no_grad(), at_work(module, compute.machine, spec), computing(module, compute.precision):
+        logits = module(inputs.to(device_of(module))).cpu()
         losses = record_losses(logits, labels)
         probabilities = scores(logits)
     return Evaluation(
@@ -155,6 +216,7 @@ def fisher_sum(
     privacy: PrivacySpec,
     noise: NoiseSource,
     spec: ModelSpec | None = None,
+    machine: Machine | None = None,
 ) -> NDArray[np.float64]:
     """Return the bounded (and, if private, noised) sum of squared per-record gradients.
 
@@ -169,22 +231,32 @@ def fisher_sum(
         privacy: Whether noise is added here.
         noise: Where it comes from.
         spec: Of the model; its adapter's scale is needed for `delta-w`.
+        machine: As for `train_locally`.
     """
     Layout.of(module).write(module, model)
     inputs, labels = _tensors(cohort)
+    compute = _Compute.of(spec, machine)
+    gradients_of = partial(
+        per_record_gradients,
+        module,
+        loss=record_losses,
+        inputs=inputs,
+        labels=labels,
+        memory_bytes=compute.memory_bytes,
+        precision=compute.precision,
+    )
     module.eval()
     if continual.fisher == "coordinates":
-        gradients = per_record_gradients(module, loss=record_losses, inputs=inputs, labels=labels)
-        squared: Iterable[torch.Tensor] = (block.square() for block in gradients)
-        return _bounded_sum(squared, clip_norm=continual.fisher_clip_norm, privacy=privacy, noise=noise)
+        with at_work(module, compute.machine, spec):
+            squared: Iterable[torch.Tensor] = (block.square() for block in gradients_of())
+            return _bounded_sum(squared, clip_norm=continual.fisher_clip_norm, privacy=privacy, noise=noise)
     if spec is None:
         raise ModelError("expected the model's specification with delta-w, got none")
-    with whole_weights_trained(module):
+    with whole_weights_trained(module), at_work(module, compute.machine, spec):
         layout = Layout.of(module)
-        scale = torch.from_numpy(_weight_scale(layout, spec))
+        scale = torch.from_numpy(_weight_scale(layout, spec)).to(device_of(module))
         rows = max(1, min(256, _LARGEST_BLOCK // layout.size))
-        gradients = per_record_gradients(module, loss=record_losses, inputs=inputs, labels=labels, physical_batch=rows)
-        squared = ((block * scale).square() for block in gradients)
+        squared = ((block * scale).square() for block in gradients_of(physical_batch=rows))
         return _bounded_sum(squared, clip_norm=continual.fisher_clip_norm, privacy=privacy, noise=noise)
 
 
@@ -216,7 +288,7 @@ def _bounded_sum(
 
     Blocks of rows are summed as they come, so wide rows need not all be in memory.
     """
-    total = functools.reduce(torch.add, (clipped_sum(block, clip_norm) for block in blocks))
+    total = functools.reduce(torch.add, (clipped_sum(block, clip_norm).cpu() for block in blocks))
     if privacy.trust_model != "local":  # none at all, or shared in the ring
         return total.numpy()
     alone = private_sum(

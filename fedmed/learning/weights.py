@@ -132,6 +132,7 @@ def _minimised(rows: _Rows, part: Vector, strength: float) -> Vector:
 
 def _pulled(value: Tensor, hessian: Tensor, linear: Tensor, columns: bool) -> Tensor:  # noqa: FBT001  of a record
     rows = value.T if columns else value.reshape(linear.shape)
+    hessian, linear = hessian.to(value.device), linear.to(value.device)
     slope = hessian * rows if hessian.ndim == 2 else torch.einsum("nrs,ns->nr", hessian, rows)
     found = slope - linear
     return (found.T if columns else found).reshape(value.shape)

@@ -124,14 +124,14 @@ class FusionReader:
     characters: int
     features: int
 
-    def inputs(self, rows: Tensor, *, salt: int | None) -> dict[str, Any]:
+    def inputs(self, rows: Tensor, *, salt: int | None, longest: bool) -> dict[str, Any]:
         """Return tokens, pixels, table and which of them a record has; a table of zeros alone counts as absent."""
         letters = rows[:, : self.characters]
         flag = rows[:, self.characters]
         table = rows[:, len(rows[0]) - self.features :] if self.features else torch.zeros_like(rows[:, :1])
         present = torch.stack([(letters != END).any(1), flag > 0, (table != 0).any(1)], dim=1)
         return {
-            "tokens": self.tokens.of(row_texts(letters.cpu().numpy()), rows.device),
+            "tokens": self.tokens.of(row_texts(letters.cpu().numpy()), rows.device, longest=longest),
             "pixels": self.pixels.of(rows, salt=salt),
             "table": table,
             "present": present.to(rows.dtype),

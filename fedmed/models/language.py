@@ -46,7 +46,7 @@ class ChoiceReader:
     answers: tuple[int, ...]
     """The first token of each answer."""
 
-    def inputs(self, rows: Tensor, *, salt: int | None) -> dict[str, Any]:  # noqa: ARG002  the protocol's
+    def inputs(self, rows: Tensor, *, salt: int | None, longest: bool) -> dict[str, Any]:  # noqa: ARG002  the protocol's
         """Return prompts, padded on the left; logits are asked for the last place alone."""
         tokenizer = self.tokens.tokenizer()
         prompts = [
@@ -54,7 +54,8 @@ class ChoiceReader:
             for text in row_texts(rows[:, : self.characters].cpu().numpy())
         ]
         prompts = [ids[-self.tokens.max_tokens :] for ids in prompts]
-        return {**_left_padded(prompts, tokenizer, rows.device), "logits_to_keep": 1}
+        least = self.tokens.max_tokens if longest else 0
+        return {**_left_padded(prompts, tokenizer, rows.device, least=least), "logits_to_keep": 1}
 
     def outputs(self, found: Any, inputs: dict[str, Any]) -> Tensor:  # noqa: ARG002  the protocol's
         """Return the logits of the answers, shape `[records, answers]`."""
@@ -68,17 +69,18 @@ class AnswerReader:
     tokens: Tokens
     characters: int
 
-    def inputs(self, rows: Tensor, *, salt: int | None) -> dict[str, Any]:  # noqa: ARG002  the protocol's
+    def inputs(self, rows: Tensor, *, salt: int | None, longest: bool) -> dict[str, Any]:  # noqa: ARG002  the protocol's
         """Return conversations, padded on the left; logits are asked from the last token before the longest answer."""
         tokenizer = self.tokens.tokenizer()
         texts = row_texts(rows[:, : self.characters].cpu().numpy())
         pairs = [conversation_ids(tokenizer, text, self.tokens.max_tokens) for text in texts]
-        longest = max(len(answer) for _, answer in pairs)
-        labels = torch.full((len(pairs), longest), _UNSEEN)
+        least = self.tokens.max_tokens if longest else 0
+        width = max(least - 1, *(len(answer) for _, answer in pairs))
+        labels = torch.full((len(pairs), width), _UNSEEN)
         for row, (_, answer) in zip(labels, pairs, strict=True):
-            row[longest - len(answer) :] = torch.tensor(answer)
-        padded = _left_padded([before + answer for before, answer in pairs], tokenizer, rows.device)
-        return {**padded, "logits_to_keep": longest + 1, "shifted": labels.to(rows.device)}
+            row[width - len(answer) :] = torch.tensor(answer)
+        padded = _left_padded([before + answer for before, answer in pairs], tokenizer, rows.device, least=least)
+        return {**padded, "logits_to_keep": width + 1, "shifted": labels.to(rows.device)}
 
     def outputs(self, found: Any, inputs: dict[str, Any]) -> Tensor:
         """Return loss and whether the answer would have been given, shape `[records, 1, 2]`."""
@@ -172,9 +174,11 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(ids) or [0 if start is None else start]
 
 
-def _left_padded(ids: list[list[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device) -> dict[str, Tensor]:
-    """Return ids, mask and positions, each shape `[records, tokens]`."""
-    longest = max(len(row) for row in ids)
+def _left_padded(
+    ids: list[list[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device, *, least: int
+) -> dict[str, Tensor]:
+    """Return ids, mask and positions, each shape `[records, tokens]` with at least so many tokens."""
+    longest = max(least, *(len(row) for row in ids))
     padding = tokenizer.pad_token_id
     tokens = torch.full((len(ids), longest), 0 if padding is None else padding)
     mask = torch.zeros_like(tokens)

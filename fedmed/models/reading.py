@@ -5,13 +5,15 @@ the row itself; yet inside stands the plain model, so that an adapter saved here
 
 Rules:
     * A reader is a value: equal readers read alike. It keeps nothing of a record.
+    * Texts are filled up to the longest of a batch; a model says with `longest` that it can fill them to one length.
     * Rows are read afresh in every pass; without gradients (evaluation) in small batches, to bound memory.
 
 What it does not do: know any family (see `text`, `language`, `vision`).
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +21,7 @@ from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from fedmed.errors import ModelError
 from fedmed.models.architecture import Part
 
 _EVALUATED = 16
@@ -28,12 +31,13 @@ _EVALUATED = 16
 class Reader(Protocol):
     """What turns rows into a model's inputs, and its outputs into ours."""
 
-    def inputs(self, rows: Tensor, *, salt: int | None) -> dict[str, Any]:
+    def inputs(self, rows: Tensor, *, salt: int | None, longest: bool) -> dict[str, Any]:
         """Return the keyword arguments of the model for rows of shape `[records, width]`.
 
         Args:
             rows: One record each.
             salt: In training a number that changes with the model, for augmentation; None in evaluation.
+            longest: Whether texts are filled up to the longest that the model takes, or to the longest of these rows.
         """
         ...
 
@@ -94,23 +98,52 @@ class ReadingPeftModel(PeftModel):
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT asks by its old name
             super().__init__(inner, config)
         self.reader = reader
+        self.longest = False
+        """Whether each batch has one shape, whatever the lengths of its texts: see `fedmed.privacy.precision`."""
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return outputs for rows of shape `[records, width]`."""
-        return read_through(self.reader, self.base_model, rows, training=self.training)
+        return read_through(self.reader, self.base_model, rows, training=self.training, longest=self.longest)
 
     def save_pretrained(self, save_directory: str, *args: Any, **settings: Any) -> None:
         """Save the adapter and the heads as PEFT does, without asking a network about the base's embeddings."""
         super().save_pretrained(save_directory, *args, **{"save_embedding_layers": False, **settings})
 
 
-def read_through(reader: Reader, model: nn.Module, rows: Tensor, *, training: bool) -> Tensor:
+def read_through(reader: Reader, model: nn.Module, rows: Tensor, *, training: bool, longest: bool = False) -> Tensor:
     """Return a model's outputs for rows."""
     if torch.is_grad_enabled() or len(rows) <= _EVALUATED:
-        inputs = reader.inputs(rows, salt=_salt(model) if training else None)
+        inputs = reader.inputs(rows, salt=_salt(model) if training else None, longest=longest)
         return reader.outputs(model(**inputs), inputs)
-    parts = [read_through(reader, model, part, training=training) for part in torch.split(rows, _EVALUATED)]
+    parts = [
+        read_through(reader, model, part, training=training, longest=longest) for part in torch.split(rows, _EVALUATED)
+    ]
     return torch.cat(parts)
+
+
+@contextmanager
+def checkpointed(module: nn.Module) -> Iterator[None]:
+    """Hold the transformers in `module` so that their blocks are computed again in the backward pass, not kept.
+
+    Not re-entrant: the frozen inputs of an adapted model would have no gradient to begin a re-entrant pass with.
+
+    Raises:
+        ModelError: There is none, or one can't be computed so.
+    """
+    models = [part for part in module.modules() if isinstance(part, PreTrainedModel)]
+    models = [
+        part for part in models if not any(part is not other and part in set(other.modules()) for other in models)
+    ]
+    if not models or not all(part.supports_gradient_checkpointing for part in models):
+        names = ", ".join(sorted({type(part).__name__ for part in models})) or type(module).__name__
+        raise ModelError(f"checkpointing: expected transformers that can compute their blocks twice, got {names}")
+    try:
+        for part in models:
+            part.gradient_checkpointing_enable({"use_reentrant": False})
+        yield
+    finally:
+        for part in models:
+            part.gradient_checkpointing_disable()
 
 
 def _salt(model: nn.Module) -> int:

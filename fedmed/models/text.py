@@ -35,10 +35,18 @@ class Tokens:
         """Return the tokenizer."""
         return _tokenizer(self.folder)
 
-    def of(self, texts: list[str], device: torch.device) -> dict[str, Tensor]:
-        """Return ids and mask of texts, padded on the right to the longest, each shape `[texts, tokens]`."""
+    def of(self, texts: list[str], device: torch.device, *, longest: bool) -> dict[str, Tensor]:
+        """Return ids and mask of texts, each shape `[texts, tokens]`.
+
+        They are padded on the right to the longest, or to the most tokens.
+        """
         found = self.tokenizer()(
-            texts, truncation=True, max_length=self.max_tokens, padding=True, padding_side="right", return_tensors="pt"
+            texts,
+            truncation=True,
+            max_length=self.max_tokens,
+            padding="max_length" if longest else True,
+            padding_side="right",
+            return_tensors="pt",
         )
         return {name: found[name].to(device) for name in ("input_ids", "attention_mask")}
 
@@ -60,9 +68,9 @@ class NoteReader:
     tokens: Tokens
     characters: int
 
-    def inputs(self, rows: Tensor, *, salt: int | None) -> dict[str, Any]:  # noqa: ARG002  the protocol's
+    def inputs(self, rows: Tensor, *, salt: int | None, longest: bool) -> dict[str, Any]:  # noqa: ARG002  the protocol's
         """Return ids and mask."""
-        return self.tokens.of(row_texts(rows[:, : self.characters].cpu().numpy()), rows.device)
+        return self.tokens.of(row_texts(rows[:, : self.characters].cpu().numpy()), rows.device, longest=longest)
 
     def outputs(self, found: Any, inputs: dict[str, Any]) -> Tensor:  # noqa: ARG002  the protocol's
         """Return the logits, shape `[records, classes]`."""

@@ -68,7 +68,7 @@ class ImageReader:
 
     pixels: Pixels
 
-    def inputs(self, rows: Tensor, *, salt: int | None) -> dict[str, Any]:
+    def inputs(self, rows: Tensor, *, salt: int | None, longest: bool) -> dict[str, Any]:  # noqa: ARG002  the protocol's
         """Return the images."""
         return {"pixel_values": self.pixels.of(rows, salt=salt)}
 

@@ -23,9 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from fedmed.errors import ConfigError, DataError, ModelError
-from fedmed.privacy.gradients import Loss, record_losses, trainable, training_mode
+from fedmed.model_spec import Precision
+from fedmed.privacy.gradients import Loss, device_of, record_losses, trainable, training_mode
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.penalty import Penalty
+from fedmed.privacy.precision import computing, loss_scale, scaled
 
 PenaltyGradient: TypeAlias = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
 """Maps the trainable parameters by name to what to add to their gradients; it must not look at records."""
@@ -71,6 +73,7 @@ def train_plain(
     penalty_gradient: PenaltyGradient | None = None,
     penalty: Penalty | None = None,
     physical_batch: int = 256,
+    precision: Precision = "fp32",
 ) -> TrainReport:
     """Train like `train_private`, without clip and noise: same loop, same samples, no privacy.
 
@@ -90,6 +93,7 @@ def train_plain(
         penalty_gradient: Added to the gradient.
         penalty: Pull towards an anchor; its gradient is added too.
         physical_batch: Most records in memory at once; doesn't change the result.
+        precision: What frozen layers compute in.
 
     Raises:
         ConfigError: A number is out of range.
@@ -97,7 +101,8 @@ def train_plain(
         ModelError: The module has nothing to train, the penalty doesn't fit, or the loss isn't one per record.
     """
     check_loop(steps=steps, sample_rate=sample_rate, expected_batch=expected_batch, learning_rate=learning_rate)
-    records = Records(inputs=inputs, labels=labels, physical_batch=physical_batch)
+    records = Records(inputs=inputs, labels=labels, physical_batch=physical_batch, device=device_of(module))
+    loss = scaled(loss, precision)
     descent = Descent.of(
         module, learning_rate=learning_rate, momentum=momentum, penalty_gradient=penalty_gradient, penalty=penalty
     )
@@ -105,10 +110,10 @@ def train_plain(
     def step(rows: Tensor) -> int:
         descent.sgd.zero_grad()
         nonfinite = sum(_plain_backward(module, loss, *batch) for batch in records.batches(rows))
-        _average(descent.parameters, expected_batch)
+        _average(descent.parameters, expected_batch * loss_scale(precision))
         return nonfinite
 
-    with training_mode(module):
+    with training_mode(module), computing(module, precision):
         try:
             return descent.run(step, records=len(records), steps=steps, sample_rate=sample_rate, noise=noise)
         finally:
@@ -117,7 +122,7 @@ def train_plain(
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Records:
-    """What is trained on: inputs and labels, the first dimension counts them, and how many are in memory at once.
+    """What is trained on: inputs and labels, the first dimension counts them, how many at once, and on what device.
 
     Raises:
         DataError: Inputs and labels don't match.
@@ -127,6 +132,7 @@ class Records:
     inputs: Tensor
     labels: Tensor
     physical_batch: int
+    device: torch.device
 
     def __post_init__(self) -> None:
         check_records(self.inputs, self.labels, self.physical_batch)
@@ -139,9 +145,10 @@ class Records:
         for chunk in chunks(rows, self.physical_batch):
             first, last = int(chunk[0]), int(chunk[-1])
             if last - first + 1 == len(chunk):  # rows ascend, so these are neighbours, which need no copy
-                yield self.inputs[first : last + 1], self.labels[first : last + 1]
+                found = self.inputs[first : last + 1], self.labels[first : last + 1]
             else:
-                yield self.inputs[chunk], self.labels[chunk]
+                found = self.inputs[chunk], self.labels[chunk]
+            yield found[0].to(self.device), found[1].to(self.device)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -29,6 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from fedmed.errors import ModelError
+from fedmed.model_spec import Precision
+from fedmed.privacy.ceiling import blocks
 from fedmed.privacy.descent import (
     Descent,
     PenaltyGradient,
@@ -37,7 +39,6 @@ from fedmed.privacy.descent import (
     TrainReport,
     check_loop,
     check_records,
-    chunks,
     require_positive,
     train_plain,
 )
@@ -45,6 +46,7 @@ from fedmed.privacy.gradients import (
     Capture,
     Capturing,
     Loss,
+    device_of,
     dropout_off,
     record_losses,
     trainable,
@@ -55,9 +57,10 @@ from fedmed.privacy.penalty import Penalty
 from fedmed.privacy.per_record import covers, direct_capture
 from fedmed.privacy.per_record_hooks import captured_samples, clean, expected_warnings, forget_samples
 from fedmed.privacy.plan import Event, epsilon_near, merge, total_distance
+from fedmed.privacy.precision import computing
 from fedmed.privacy.release import clipped_sum, private_sum
 from fedmed.privacy.structure import structure
-from fedmed.privacy.trials import require_stood
+from fedmed.privacy.trials import first_that_stands
 
 _root_handlers = logging.root.handlers[:]
 from opacus.accountants import PRVAccountant  # noqa: E402  see the restoration below
@@ -79,8 +82,6 @@ __all__ = [
     "train_plain",
     "train_private",
 ]
-
-_log = logging.getLogger(__name__)
 
 _CLIP_SHAVE = 1e-5
 """Gradients are clipped this much, relatively, below the clip norm: float32 rounding can't pass it."""
@@ -109,6 +110,8 @@ def train_private(
     penalty_gradient: PenaltyGradient | None = None,
     penalty: Penalty | None = None,
     physical_batch: int = 256,
+    memory_bytes: int | None = None,
+    precision: Precision = "fp32",
     capturing: Capturing | None = None,
 ) -> TrainReport:
     """Train the trainable parameters of `module` in place by DP-SGD (Abadi et al. 2016).
@@ -132,25 +135,35 @@ def train_private(
         penalty_gradient: Added to the gradient after clip and noise.
         penalty: Pull towards an anchor; its gradient is added after clip and noise too.
         physical_batch: Most records in memory at once; doesn't change the result.
+        memory_bytes: Most that tensors may hold, weights among them; as many records at once as fit under it.
+        precision: What frozen layers compute in; what is trained, clipped, summed and noised is float32 or more.
         capturing: `direct_capture` or `hooked_capture`; None takes the first wherever it applies.
 
     Raises:
         ConfigError: A number is out of range.
         DataError: Inputs and labels don't match.
-        ModelError: The penalty doesn't fit the module, or the module or the loss can't be trained record by record.
+        ModelError: The penalty doesn't fit the module, or the module or the loss can't be trained record by record, or
+            not one record fits under `memory_bytes`.
     """
     require_positive(clip_norm=clip_norm, noise_multiplier=noise_multiplier)
     check_loop(steps=steps, sample_rate=sample_rate, expected_batch=expected_batch, learning_rate=learning_rate)
-    records = Records(inputs=inputs, labels=labels, physical_batch=physical_batch)
+    check_records(inputs, labels, physical_batch)
     descent = Descent.of(
         module, learning_rate=learning_rate, momentum=momentum, penalty_gradient=penalty_gradient, penalty=penalty
     )
-    with training_mode(module), _tried_capture(module, loss, inputs, labels, capturing) as capture:
+    with (
+        training_mode(module),
+        _tried_capture(module, loss, inputs, labels, chosen=capturing, precision=precision) as capture,
+    ):
+        blockwise, records = blocks(
+            module, capture, inputs, labels, precision=precision, most=physical_batch, memory_bytes=memory_bytes,
+            expected=expected_batch,
+        )  # fmt: skip
         optimizer = _PrivateOptimizer(
             descent.sgd, noise_multiplier=noise_multiplier, max_grad_norm=clip_norm, expected_batch_size=expected_batch
         )
         optimizer.noise = noise
-        step = partial(_private_step, optimizer, descent.parameters, capture, records)
+        step = partial(_private_step, optimizer, descent.parameters, blockwise, records)
         return descent.run(step, records=len(records), steps=steps, sample_rate=sample_rate, noise=noise)
 
 
@@ -161,33 +174,35 @@ def per_record_gradients(
     inputs: Tensor,
     labels: Tensor,
     physical_batch: int = 256,
+    memory_bytes: int | None = None,
+    precision: Precision = "fp32",
     capturing: Capturing | None = None,
 ) -> Iterator[Tensor]:
-    """Yield (records, d) float32 gradients of at most `physical_batch` records at a time.
+    """Yield (records, d) float32 gradients of at most `physical_batch` records at a time, or what fits in memory.
 
     Dropout is off. Columns follow `named_parameters()` of the trainable parameters, flattened. Rows may be
-    non-finite. The module is clean again when the iterator is exhausted or closed.
+    non-finite. The module is clean again when the iterator is exhausted or closed. Arguments are `train_private`'s.
 
     Raises:
         DataError: Inputs and labels don't match.
-        ModelError: The module or the loss can't be captured record by record.
+        ModelError: The module or the loss can't be captured record by record, or not one record fits in memory.
     """
     check_records(inputs, labels, physical_batch)
     parameters = trainable(module)
     with (
         training_mode(module),
         dropout_off(module),
-        _tried_capture(module, loss, inputs, labels, capturing) as capture,
+        _tried_capture(module, loss, inputs, labels, chosen=capturing, precision=precision) as capture,
     ):
-        for chunk in chunks(torch.arange(len(inputs)), physical_batch):
-            captured = capture(inputs[chunk], labels[chunk])
-            yield torch.cat(
-                [
-                    captured[name].flatten(1) if name in captured else value.new_zeros(len(chunk), value.numel())
-                    for name, value in parameters.items()
-                ],
-                dim=1,
-            )
+        blockwise, records = blocks(
+            module, capture, inputs, labels, precision=precision, most=physical_batch, memory_bytes=memory_bytes,
+            expected=len(inputs), joined=True,
+        )  # fmt: skip
+        for some_inputs, some_labels in records.batches(torch.arange(len(inputs))):
+            captured = blockwise(some_inputs, some_labels)
+            found = [captured.get(name, value.new_zeros(1).expand(len(some_inputs), *value.shape)).flatten(1)
+                     for name, value in parameters.items()]  # fmt: skip
+            yield torch.cat(found, dim=1)
 
 
 class PrvAccountant:
@@ -330,27 +345,19 @@ def _private_step(
 
 @contextmanager
 def _tried_capture(
-    module: nn.Module, loss: Loss, inputs: Tensor, labels: Tensor, chosen: Capturing | None
+    module: nn.Module, loss: Loss, inputs: Tensor, labels: Tensor, *, chosen: Capturing | None, precision: Precision
 ) -> Iterator[Capture]:
     """Lend the first way to capture that applies to `module` and stands the trial; raise the refusal of the last."""
     candidates: tuple[Capturing, ...] = (chosen,) if chosen else (hooked_capture,)
     if chosen is None and covers(module):
         candidates = (direct_capture, hooked_capture)
-    key = structure(module, loss, inputs, labels)
+    known = structure(module, loss, inputs, labels)
+    key = None if known is None else (known, precision, device_of(module))
     try:
-        for capturing in candidates:
-            with capturing(module, loss) as capture:
-                try:
-                    require_stood(
-                        module, key, loss=loss, inputs=inputs, labels=labels, capturing=capturing, capture=capture
-                    )
-                except ModelError as error:
-                    if capturing is candidates[-1]:
-                        raise
-                    _log.info("per-record gradients go through Opacus: %s", error)
-                    continue
-                yield capture
-                return
+        with computing(module, precision), first_that_stands(
+            candidates, module, key, loss=loss, inputs=inputs, labels=labels, precision=precision
+        ) as capture:  # fmt: skip
+            yield capture
     finally:
         clean(module)
 

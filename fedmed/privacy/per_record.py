@@ -56,6 +56,7 @@ def direct_capture(module: nn.Module, loss: Loss) -> Iterator[Capture]:
     parameters = trainable(module)
     watch = _Watch()
     layers = _training_layers(module)
+    before = [(layer, layer.__dict__.get("forward")) for layer in layers]
 
     def capture(inputs: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
         forget_gradients(parameters)
@@ -71,8 +72,10 @@ def direct_capture(module: nn.Module, loss: Loss) -> Iterator[Capture]:
             layer.forward = _watched(layer, watch)
         yield capture
     finally:
-        for layer in layers:
+        for layer, forward in before:
             layer.__dict__.pop("forward", None)
+            if forward is not None:
+                layer.__dict__["forward"] = forward
         forget_gradients(parameters)
 
 

@@ -1,0 +1,123 @@
+"""How many records are computed at a time, so that a step stays below a ceiling of memory.
+
+Why it exists: a gradient per record costs memory per record, and how much depends on the model and on the longest
+record. A machine that runs out of memory in the middle of a round has charged for nothing.
+
+Rules:
+    * It is measured, not estimated: one and two synthetic records of the real shape go through the real pass.
+    * The answer changes how often the pass is run, never which records take part or what comes out.
+    * Nothing here looks at a real record.
+
+What it does not do: bound what is held outside tensors (interpreter, libraries, data), or the noise.
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from fedmed.errors import ModelError
+from fedmed.model_spec import Precision
+from fedmed.privacy.descent import Records
+from fedmed.privacy.gradients import Capture, device_of, synthetic
+from fedmed.privacy.precision import block_size, in_blocks, longest
+
+_JOINED_BYTES: Final = 20
+"""Of each number of a gradient where rows are joined and summed in float64: 4 joined, 8 raised, 8 selected."""
+_MARGIN: Final = 1.1
+"""On what a record was measured to need: what a batch needs isn't quite linear in it."""
+
+
+def blocks(
+    module: nn.Module,
+    capture: Capture,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    precision: Precision,
+    most: int,
+    memory_bytes: int | None,
+    expected: float,
+    joined: bool = False,
+) -> tuple[Capture, Records]:
+    """Return the capture and the records as they come, a block at a time: at most `most`, and as many as fit.
+
+    Args:
+        module: Where it stands ready for `capture`.
+        capture: Of per-record gradients.
+        inputs: Of all records.
+        labels: Theirs.
+        precision: Of the frozen part; in less than float32 the size is a power of two.
+        most: Most records at a time.
+        memory_bytes: Most bytes in tensors, those of the module among them; None is no ceiling.
+        expected: How many records a step is expected to have; a public number.
+        joined: Whether the rows are joined to one matrix and summed in float64.
+
+    Raises:
+        ModelError: Not even one record fits.
+    """
+    if memory_bytes is not None:
+        most = min(most, _fitting(module, capture, inputs, labels, memory_bytes=memory_bytes, joined=joined))
+    size = block_size(precision, most, expected)
+    records = Records(inputs=inputs, labels=labels, physical_batch=size, device=device_of(module))
+    return in_blocks(capture, precision, size), records
+
+
+def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
+    """Return the most bytes that tensors held at any moment of a step, on top of what they held before.
+
+    On a processor they are counted from every allocation and release that torch's profiler sees.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        step()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        step()
+    if profiled.profiler is None or profiled.profiler.kineto_results is None:
+        raise ModelError("memory can't be measured here: torch's profiler recorded nothing; leave memory_gb at null")
+    changes = [
+        (event.start_ns(), event.nbytes())
+        for event in profiled.profiler.kineto_results.events()
+        if event.name() == "[memory]"
+    ]
+    ordered = sorted(changes, key=lambda change: change[0])
+    return max(itertools.accumulate((int(size) for _, size in ordered), initial=0))
+
+
+def _fitting(
+    module: nn.Module, capture: Capture, inputs: Tensor, labels: Tensor, *, memory_bytes: int, joined: bool
+) -> int:
+    device = device_of(module)
+    batches = [tuple(synthetic(value, records, device) for value in (inputs, labels)) for records in (1, 1, 2)]
+    with longest(module):  # the first pass is not counted: libraries allocate for good in it
+        _, one, two = (peak_bytes(lambda batch=batch: capture(*batch), device) for batch in batches)  # type: ignore[misc]
+    each = max(two - one, one // 8, 1)
+    if joined:
+        each += _JOINED_BYTES * sum(value.numel() for value in module.parameters() if value.requires_grad)
+    held = _held(module, device) + max(0, one - each)
+    fitting = int((memory_bytes - held) / (each * _MARGIN))
+    if fitting < 1:
+        raise ModelError(
+            f"memory: one record of this model needs about {_gib(held + each)} with the model itself, got a ceiling of"
+            f" {_gib(memory_bytes)}; raise memory_gb, or turn checkpointing on"
+        )
+    return fitting
+
+
+def _held(module: nn.Module, device: torch.device) -> int:
+    """Return what tensors hold before a step: everything on a card, the module on a processor."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    held = {value.data_ptr(): value.nbytes for value in (*module.parameters(), *module.buffers())}
+    return sum(held.values())
+
+
+def _gib(count: float) -> str:
+    return f"{count / 2**30:.2f} GiB"
