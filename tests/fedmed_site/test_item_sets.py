@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from federation import SECURE, Consortium, build_consortium, tiny_dataset, twin_of, write_table
+from federation import SECURE, Consortium, MemoryChannel, build_consortium, tiny_dataset, twin_of, write_table
 
 from fedmed.data.schema import Column, DataSet, ImagePart, Schema, SplitRule, Target, TextPart
 from fedmed.data.source import Cohort
@@ -20,6 +20,7 @@ from fedmed.deid.policy import DeidPolicy
 from fedmed.errors import DataError, FedMedError, IntegrityError
 from fedmed.records import DataSpec, canonical_json
 from fedmed_server.result import load_knowledge
+from fedmed_sim.entropy import SimulatedEntropy
 from fedmed_sim.phantoms.dicom import draw_patient_files
 from fedmed_sim.phantoms.people import draw_person
 from fedmed_site import cli, doctor_site
@@ -156,9 +157,10 @@ class Writes:
 
     @staticmethod
     def _see(event: str, arguments: tuple[Any, ...]) -> None:
-        if Writes._watching is not None and event == "open" and isinstance(arguments[2], int):
-            if arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-                Writes._watching.paths.append(str(arguments[0]))
+        if Writes._watching is None or event != "open" or not isinstance(arguments[2], int):
+            return
+        if arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            Writes._watching.paths.append(str(arguments[0]))
 
 
 def readable_below(folder: Path, *, but: Path) -> Iterator[str]:
@@ -293,16 +295,28 @@ def sealed(out: Path) -> list[Path]:
     return sorted(path for path in (out / "items").rglob("*") if path.is_file())
 
 
+@pytest.fixture(scope="module")
+def two_tables(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bay, Path, Path]:
+    """Return a site and a folder of two sealed tables, to be copied."""
+    root = tmp_path_factory.mktemp("two-tables")
+    assert cli.site(["init", "--home", str(root / "home"), "--name", "north"]) == 0
+    bay = bay_of("table", root / "raw")
+    write_table(bay.source / "more.csv", rows=30, seed=4)
+    return bay, root / "home", deidentified(root / "home", bay, root / "out")
+
+
 @pytest.mark.parametrize(
     "harm",
     [_altered, _removed, _exchanged, _foreign, _linked, _manifest, _moved, _line_of_an_item, _last_line,
      _lines_reordered, _registration, _a_line_without_a_chain],
 )  # fmt: skip
-def test_whatever_the_log_does_not_vouch_for_refuses_the_whole_data_set(home: Path, tmp_path: Path, harm: Any) -> None:
+def test_whatever_the_log_does_not_vouch_for_refuses_the_whole_data_set(
+    two_tables: tuple[Bay, Path, Path], tmp_path: Path, harm: Any
+) -> None:
     """An altered, missing, exchanged or foreign item, a changed manifest or log: one line, and not one record."""
-    bay = bay_of("table", tmp_path / "raw")
-    write_table(bay.source / "more.csv", rows=30, seed=4)
-    out = deidentified(home, bay, tmp_path / "out")
+    bay, home, out = two_tables[0], tmp_path / "home", tmp_path / "out"
+    shutil.copytree(two_tables[1], home)
+    shutil.copytree(two_tables[2], out)
     SiteAgent.open(home).register(out, bay.dataset)
     patient = Patient(home=SiteHome(home), secret=None)
     assert [finding.level for finding in doctor_site.data(patient)] == ["ok"]
@@ -426,7 +440,8 @@ def test_two_rounds_from_sealed_items_end_where_exported_ones_do(tmp_path: Path)
     models = []
     for consortium in (prepared, sealing, exported):
         state = tmp_path / f"state-{consortium.root.name}"
-        result = consortium.runner(plan, state).run()
+        channel = MemoryChannel(consortium.homes, canonical_json(plan), entropy_of=SimulatedEntropy(7))
+        result = consortium.runner(plan, state, channel=channel).run()
         assert (result.sites, result.rounds) == (("h1", "h2", "h3"), 2)
         models.append(load_knowledge(state).anchor.tobytes())
     assert models[0] == models[1] == models[2]
