@@ -41,6 +41,7 @@ SEAL_VERSION = 1
 KEY_BYTES = 32
 CHUNK_BYTES = 1 << 20
 MIN_RSA_BITS = 4096
+SEALED_SUFFIX = ".sealed"
 
 _KEY_ID_BYTES = 8
 _SALT_BYTES = 32
@@ -115,6 +116,50 @@ class WrappedKey:
             )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seal:
+    """Under which key and name something is to be sealed."""
+
+    key: DataKey
+    name: str
+
+
+class SealingWriter:
+    """A file that is written only: what comes in lies on the disk sealed. Memory holds one chunk.
+
+    >>> sealed, key = io.BytesIO(), DataKey.generate()
+    >>> writer = SealingWriter(sealed, Seal(key=key, name="a.txt"))
+    >>> writer.write(b"note"), writer.finish(), unseal(sealed.getvalue(), key=key, name="a.txt")
+    (4, None, b'note')
+    """
+
+    def __init__(self, sealed: BinaryIO, seal: Seal) -> None:
+        header = _header(seal.key)
+        self._sealed, self._cipher = sealed, seal.key.item_key(header[-_SALT_BYTES:])
+        self._context, self._number, self._waiting = _context(header, seal.name), 0, bytearray()
+        sealed.write(header)
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Take more bytes and return how many they were."""
+        self._waiting += data
+        while len(self._waiting) > CHUNK_BYTES:
+            self._put(CHUNK_BYTES, last=False)
+        return len(data)
+
+    def flush(self) -> None:
+        """Do nothing: a chunk is written when it is full, the last one by `finish`."""
+
+    def finish(self) -> None:
+        """Seal the last chunk; without it the item does not open."""
+        self._put(len(self._waiting), last=True)
+
+    def _put(self, size: int, *, last: bool) -> None:
+        chunk = bytes(self._waiting[:size])
+        del self._waiting[:size]
+        self._sealed.write(self._cipher.encrypt(_nonce(self._number, last=last), chunk, self._context))
+        self._number += 1
+
+
 def seal(plain: bytes, *, key: DataKey, name: str) -> bytes:
     """Return `plain` sealed as the item `name`: version (1), key id (8), salt (32), then the chunks.
 
@@ -138,7 +183,7 @@ def unseal(sealed: bytes, *, key: DataKey, name: str) -> bytes:
 
 def seal_stream(plain: BinaryIO, sealed: BinaryIO, *, key: DataKey, name: str) -> None:
     """Read `plain` to its end and write the sealed item; memory holds two chunks."""
-    header = bytes([SEAL_VERSION]) + bytes.fromhex(key.key_id) + os.urandom(_SALT_BYTES)
+    header = _header(key)
     cipher, context = key.item_key(header[-_SALT_BYTES:]), _context(header, name)
     sealed.write(header)
     for number, chunk, last in _chunks(plain, CHUNK_BYTES):
@@ -278,6 +323,10 @@ def _read(source: BinaryIO, size: int) -> bytes:
         parts.append(part)
         size -= len(part)
     return b"".join(parts)
+
+
+def _header(key: DataKey) -> bytes:
+    return bytes([SEAL_VERSION]) + bytes.fromhex(key.key_id) + os.urandom(_SALT_BYTES)
 
 
 def _nonce(number: int, *, last: bool) -> bytes:

@@ -26,7 +26,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pydicom
@@ -35,8 +35,10 @@ from PIL import Image as Picture
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 
 from fedmed.audit import ChainLog
-from fedmed.data.parts import IMAGES_FILE, IMAGES_KIND, Image, images_to_bytes
+from fedmed.crypto.seal import DataKey, seal
+from fedmed.data.parts import IMAGES_FILE, IMAGES_KIND, Image, Slice, images_to_bytes
 from fedmed.data.schema import ImagePart, Schema
+from fedmed.data.stored import seal_of, sealed_path
 from fedmed.errors import DataError
 from fedmed.files import write_atomic
 
@@ -55,7 +57,14 @@ class ImagesReport:
 
 
 def prepare_images(
-    table: Path, folder: Path, *, schema: Schema, token: Callable[[str], str], out_dir: Path, log: ChainLog
+    table: Path,
+    folder: Path,
+    *,
+    schema: Schema,
+    token: Callable[[str], str],
+    out_dir: Path,
+    log: ChainLog,
+    key: DataKey | None = None,
 ) -> ImagesReport:
     """Read the image of every row of a raw table and store them beside the de-identified one.
 
@@ -67,17 +76,18 @@ def prepare_images(
         token: What the de-identified table calls a patient.
         out_dir: Where that table is.
         log: The site's audit log.
+        key: What the images are sealed under; None leaves them readable.
 
     Raises:
         DataError: The schema has no image or patient key, the table is no CSV with these columns, or not one image
             could be read.
     """
-    part, key = schema.image, schema.patient_key
-    if part is None or key is None:
+    part, who = schema.image, schema.patient_key
+    if part is None or who is None:
         raise DataError(f"{schema.name}: expected a schema with an image and a patient key, got one without")
     images: dict[str, Image] = {}
     missing = unreadable = 0
-    for patient, name in _names(table, key, part.column, delimiter=schema.delimiter):
+    for patient, name in _names(table, who, part.column, delimiter=schema.delimiter):
         if not name:
             missing += 1
             continue
@@ -92,7 +102,7 @@ def prepare_images(
             f" {part.column!r}"
         )
     data = images_to_bytes(images)
-    write_atomic(out_dir / IMAGES_FILE, data)
+    _store(out_dir, data, data_set=schema.name, key=key)
     report = ImagesReport(images=len(images), missing=missing, unreadable=unreadable)
     body: dict[str, str | int | float | bool | None] = {
         "schema_name": schema.name,
@@ -106,11 +116,22 @@ def prepare_images(
     return report
 
 
-def read_image(path: Path, part: ImagePart, *, place: int | None = None) -> Image:
+def _store(folder: Path, data: bytes, *, data_set: str, key: DataKey | None) -> None:
+    """Write the images, sealed where there is a key, and leave nothing of the other form."""
+    plain, sealed, found = folder / IMAGES_FILE, sealed_path(folder, IMAGES_FILE), seal_of(data_set, IMAGES_FILE, key)
+    if found is None:
+        write_atomic(plain, data)
+        sealed.unlink(missing_ok=True)
+    else:
+        write_atomic(sealed, seal(data, key=found.key, name=found.name))
+        plain.unlink(missing_ok=True)
+
+
+def read_image(source: Path | bytes, part: ImagePart, *, place: int | None = None) -> Image:
     """Return one image as values in [-1, 1], shape `[channels, size, size]`.
 
     Args:
-        path: DICOM, PNG or another format that Pillow reads, or NPZ.
+        source: DICOM, PNG or another format that Pillow reads, or NPZ; a file, or what one holds.
         part: Window, size and spacing.
         place: Which image of an NPZ.
 
@@ -120,7 +141,8 @@ def read_image(path: Path, part: ImagePart, *, place: int | None = None) -> Imag
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # readers warn of what they repair; the values are checked below
-            values, spacing = _read(path, part, place)
+            with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+                values, spacing = _read(file, part, place)
         if values.ndim != 3 or values.size == 0 or not np.isfinite(values).all():
             raise ValueError("no finite image")
         return _squared(_channels(values, part.channels), spacing, part)
@@ -128,6 +150,23 @@ def read_image(path: Path, part: ImagePart, *, place: int | None = None) -> Imag
         raise DataError(
             "an image can't be read: expected DICOM, PNG or NPZ with finite values; export it again"
         ) from None
+
+
+def slice_of(data: bytes) -> Slice | None:
+    """Return where a DICOM file stands, or None where it has no patient or no pixels."""
+    try:
+        header = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
+        patient, rows = str(header.get("PatientID") or ""), int(header.get("Rows") or 0)
+        number = int(header.get("InstanceNumber") or 0)
+        found = Slice(
+            patient=patient,
+            series=str(header.get("SeriesInstanceUID") or ""),
+            number=number,
+            instance=str(header.get("SOPInstanceUID") or ""),
+        )
+    except (*_UNREADABLE, pydicom.errors.InvalidDicomError):
+        return None
+    return found if patient and rows else None
 
 
 def _read_or_none(folder: Path, name: str, part: ImagePart) -> Image | None:
@@ -142,15 +181,15 @@ def _read_or_none(folder: Path, name: str, part: ImagePart) -> Image | None:
         return None
 
 
-def _read(path: Path, part: ImagePart, place: int | None) -> "tuple[Array, _Sides | None]":
+def _read(file: BinaryIO, part: ImagePart, place: int | None) -> "tuple[Array, _Sides | None]":
     """Return values in [-1, 1], shape `[channels, height, width]`, and the sides of a pixel."""
-    with path.open("rb") as file:
-        head = file.read(132)
+    head = file.read(132)
+    file.seek(0)
     if head[:2] == b"PK":
-        return _windowed(_of_npz(path, place), part, high=255.0), None
+        return _windowed(_of_npz(file, place), part, high=255.0), None
     if head[128:] == b"DICM":
-        return _dicom(path, part)
-    with Picture.open(path) as picture:
+        return _dicom(file, part)
+    with Picture.open(file) as picture:
         if max(picture.size) > _LARGEST_SIDE:
             raise ValueError("too large")
         deep = picture.mode in {"I;16", "I;16B", "I;16L", "I"}
@@ -159,11 +198,12 @@ def _read(path: Path, part: ImagePart, place: int | None) -> "tuple[Array, _Side
     return _windowed(values, part, high=65535.0 if deep else 255.0), None
 
 
-def _of_npz(path: Path, place: int | None) -> Array:
+def _of_npz(file: BinaryIO, place: int | None) -> Array:
     """Return one image of the first array that holds images, `[channels, height, width]`; nothing is unpickled."""
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         names = sorted(archive.namelist())
-    with np.load(path, allow_pickle=False) as arrays:
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as arrays:
         for name in (name.removesuffix(".npy") for name in names):
             stored = arrays[name]
             if stored.ndim in (3, 4) and place is not None:  # images, height, width, and perhaps channels
@@ -176,9 +216,9 @@ def _of_npz(path: Path, place: int | None) -> Array:
     raise ValueError("no images")
 
 
-def _dicom(path: Path, part: ImagePart) -> "tuple[Array, _Sides | None]":
+def _dicom(file: BinaryIO, part: ImagePart) -> "tuple[Array, _Sides | None]":
     """Return the middle frame of a DICOM file, as `_read`."""
-    dataset = pydicom.dcmread(path)
+    dataset = pydicom.dcmread(file)
     stored = dataset.pixel_array
     colour = int(dataset.SamplesPerPixel) == 3
     if stored.ndim == (4 if colour else 3):

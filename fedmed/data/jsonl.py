@@ -7,15 +7,18 @@ Rules:
     * A column is the value of the key of the same name: text, a number, true or false. Anything else is empty.
     * A conversation stands in a list of `{"role": ..., "content": ...}` under the column's name, or under `messages`;
       it becomes text with marks between the turns (see `fedmed.rows`), which de-identification leaves as they are.
+    * The table lies in an anonymous file in memory (memfd_create(2)): what is raw reaches no disk on the way.
     * A line that is no object is no row; it is counted, and too many of them are an error.
 
-What it does not do: clean text. What it writes is as raw as what it reads, readable by the owner alone.
+What it does not do: clean text. The table is as raw as what it is made from.
 """
 
 import csv
 import gzip
 import io
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,6 @@ import msgspec
 
 from fedmed.data.schema import Schema
 from fedmed.errors import DataError
-from fedmed.files import write_atomic
 from fedmed.rows import conversation
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -40,22 +42,27 @@ def is_jsonl(path: Path) -> bool:
     return path.name.endswith(SUFFIXES)
 
 
-def table_of(path: Path, schema: Schema, out: Path) -> Path:
-    """Return a table for de-identification: `path` itself, or `out` after writing JSON Lines there as CSV.
+@contextmanager
+def table_of(path: Path, schema: Schema) -> Iterator[Path]:
+    """Yield a table for de-identification: `path` itself, or of JSON Lines a CSV that lives in memory for the block.
 
     Raises:
         DataError: More than a fifth of the lines are no objects, or the file is no text.
     """
     if not is_jsonl(path):
-        return path
+        yield path
+        return
     written = io.StringIO(newline="")
     writer = csv.writer(written, delimiter=schema.delimiter)
     columns = [column.name for column in schema.columns]
     writer.writerow(columns)
     for row in rows_of(path, columns, talk=None if schema.text is None else schema.text.column):
         writer.writerow(row)
-    write_atomic(out, written.getvalue().encode())
-    return out
+    descriptor = os.memfd_create("table", os.MFD_CLOEXEC)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(written.getvalue().encode())
+        file.flush()
+        yield Path(f"/proc/self/fd/{descriptor}")
 
 
 def rows_of(path: Path, columns: Sequence[str], *, talk: str | None) -> Iterator[list[str]]:

@@ -20,7 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmed.audit import ChainLog
+from fedmed.crypto.seal import DataKey
 from fedmed.data.schema import Schema
+from fedmed.data.stored import stored_bytes
 from fedmed.errors import DataError, IntegrityError
 from fedmed.records import require
 from fedmed.rows import RowLayout
@@ -91,13 +93,42 @@ class _Head:
         require(len(set(self.tokens)) == len(self.tokens), "two images belong to one token")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Slice:
+    """Where a DICOM file stands: the token of its patient, its series, its place there, and itself."""
+
+    patient: str
+    series: str
+    number: int
+    instance: str
+
+
+def best_first(slices: Sequence[Slice]) -> list[Slice]:
+    """Return the slices of one patient, the one that stands for the patient first: the middle of the longest series.
+
+    Behind it come its neighbours, nearest first, and then the other series in the same way, for where it can't be read.
+
+    >>> series = [Slice(patient="t", series="1.2", number=number, instance=f"1.2.{number}") for number in (1, 2, 3)]
+    >>> [one.number for one in best_first(series)]
+    [2, 1, 3]
+    """
+    series: dict[str, list[Slice]] = {}
+    for one in sorted(slices):
+        series.setdefault(one.series, []).append(one)
+    found: list[Slice] = []
+    for _, members in sorted(series.items(), key=lambda item: (-len(item[1]), item[0])):
+        middle = len(members) // 2
+        found += sorted(members, key=lambda one: (abs(members.index(one) - middle), one))
+    return found
+
+
 def images_to_bytes(images: ImageStore) -> bytes:
     """Return images as bytes to store, in float16: one step is at most 2^-11 of the window."""
     tokens = tuple(sorted(images))
     return pack(_Head(tokens=tokens), {"pixels": np.array([images[token] for token in tokens], dtype=np.float16)})
 
 
-def open_images(folder: Path, schema: Schema, log: ChainLog) -> ImageStore:
+def open_images(folder: Path, schema: Schema, log: ChainLog, *, key: DataKey | None = None) -> ImageStore:
     """Return the images beside a table, which the audit log vouches for.
 
     Raises:
@@ -105,9 +136,9 @@ def open_images(folder: Path, schema: Schema, log: ChainLog) -> ImageStore:
         IntegrityError: The log does not vouch for these bytes under this schema.
     """
     path = folder / IMAGES_FILE
-    if not path.is_file():
+    data = stored_bytes(folder, IMAGES_FILE, data_set=schema.name, key=key)
+    if data is None:
         raise DataError(f"no prepared images {path}; prepare the images of {schema.name} first")
-    data = path.read_bytes()
     records = [e.body for e in log.entries() if e.kind == IMAGES_KIND and e.body.get("schema_name") == schema.name]
     vouched = bool(records) and records[-1].get("output_sha256") == hashlib.sha256(data).hexdigest()
     if not vouched or records[-1].get("schema_digest") != schema.digest:

@@ -5,7 +5,7 @@ one check: the site's audit log must name the SHA-256 of exactly these bytes, un
 exactly this schema, in its latest record for this data set.
 
 Rules:
-    * The bytes that are hashed are the bytes that are parsed.
+    * The bytes that are hashed are the bytes that are parsed; sealed ones are opened in memory only.
     * Feature names and their order come from the schema alone, so every site has the same ones.
     * Normalisation is by the schema's public ranges; a missing value is 0, the public centre.
     * A view that cannot be trained on (empty, or one class) is refused with the site named.
@@ -26,10 +26,12 @@ import polars as pl
 from sklearn.model_selection import train_test_split
 
 from fedmed.audit import ChainLog
+from fedmed.crypto.seal import DataKey
 from fedmed.data.labels import labels_of
-from fedmed.data.parts import RowNames, open_images
+from fedmed.data.parts import ImageStore, RowNames, open_images
 from fedmed.data.schema import Column, Schema, SplitRule
 from fedmed.data.source import Cohort, Floats, Labels, Split, View
+from fedmed.data.stored import stored_bytes
 from fedmed.errors import DataError, IntegrityError
 from fedmed.rows import image_rows, text_rows
 
@@ -41,29 +43,30 @@ PATIENT = "patient"
 _SPLIT_LABEL = b"fedmed split 1"
 
 
-class TabularSource:
-    """One site's de-identified table under one schema and one split."""
+class RowSource:
+    """De-identified rows and images in memory, vouched for by whoever brings them, under one schema and one split."""
 
-    def __init__(self, folder: Path, *, schema: Schema, split: SplitRule, log: ChainLog, site: str) -> None:
-        """Read and check the table in `folder`.
+    def __init__(
+        self, table: pl.DataFrame, images: ImageStore | None, *, schema: Schema, split: SplitRule, site: str
+    ) -> None:
+        """Take rows and images.
 
         Args:
-            folder: Where `deidentify_table` wrote.
-            schema: The schema under which it was written.
+            table: The rows, typed as `deidentify_table` types them.
+            images: The images by the token of a patient, where the schema has any.
+            schema: The schema under which both were made.
             split: Which patients stand in test.
-            log: The site's audit log.
             site: The site's name, for messages.
 
         Raises:
-            DataError: There is no table in `folder`.
-            IntegrityError: The audit log does not vouch for its bytes under this schema.
+            DataError: The schema has a text and the table has not.
         """
         self.schema = schema
         self.site = site
         self.features = row_names(schema)
         self._split = split
-        self._table = _vouched_table(folder / TABLE_FILE, schema, log)
-        self._images = None if schema.image is None else open_images(folder, schema, log)
+        self._table = table
+        self._images = images
         if schema.text is not None and schema.text.column not in self._table.columns:
             raise DataError(
                 f"site {site}, {TABLE_FILE}: expected the text column {schema.text.column!r}, found none; de-identify"
@@ -151,6 +154,31 @@ class TabularSource:
             )
 
 
+class TabularSource(RowSource):
+    """One site's de-identified table under one schema and one split."""
+
+    def __init__(
+        self, folder: Path, *, schema: Schema, split: SplitRule, log: ChainLog, site: str, key: DataKey | None = None
+    ) -> None:
+        """Read and check the table in `folder`.
+
+        Args:
+            folder: Where `deidentify_table` wrote.
+            schema: The schema under which it was written.
+            split: Which patients stand in test.
+            log: The site's audit log.
+            site: The site's name, for messages.
+            key: What the files are sealed under; None where they are readable.
+
+        Raises:
+            DataError: There is no table in `folder`.
+            IntegrityError: The audit log does not vouch for its bytes under this schema.
+        """
+        table = vouched_table(folder, schema, log, key=key)
+        images = None if schema.image is None else open_images(folder, schema, log, key=key)
+        super().__init__(table, images, schema=schema, split=split, site=site)
+
+
 def row_names(schema: Schema) -> Sequence[str]:
     """Return a name for each value of a row: text, image, then the features of `feature_names`."""
     table = feature_names(schema)
@@ -176,10 +204,17 @@ def _shown_values(column: Column, schema: Schema) -> tuple[str, ...]:
     return column.values[1:] if schema.drop_first else column.values
 
 
-def _vouched_table(path: Path, schema: Schema, log: ChainLog) -> pl.DataFrame:
-    if not path.is_file():
+def vouched_table(folder: Path, schema: Schema, log: ChainLog, *, key: DataKey | None = None) -> pl.DataFrame:
+    """Return the table in a folder, if the audit log vouches for its bytes under this schema.
+
+    Raises:
+        DataError: There is none.
+        IntegrityError: The log does not vouch for it.
+    """
+    path = folder / TABLE_FILE
+    data = stored_bytes(folder, TABLE_FILE, data_set=schema.name, key=key)
+    if data is None:
         raise DataError(f"no de-identified table {path}; run the de-identification of {schema.name} first")
-    data = path.read_bytes()
     records = [e.body for e in log.entries() if e.kind == AUDIT_KIND and e.body.get("schema_name") == schema.name]
     cure = "de-identify the table again"
     if not records:

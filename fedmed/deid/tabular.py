@@ -25,6 +25,7 @@ from typing import Protocol
 import polars as pl
 
 from fedmed.audit import ChainLog
+from fedmed.crypto.seal import SEALED_SUFFIX, Seal
 from fedmed.deid.anonymity import Recoding, find_recoding
 from fedmed.deid.cells import NO_KEY, NOT_ALLOWED, Parsed, parse_cells
 from fedmed.deid.policy import AGE_CAP, AGE_LIMIT, Action, ColumnFacts, DeidPolicy, SchemaFacts, check_fit
@@ -74,6 +75,7 @@ def deidentify_table(
     out_dir: Path,
     log: ChainLog,
     clean: TextCleaner | None = None,
+    seal: Seal | None = None,
 ) -> DeidReport:
     """Write the vouched columns of the table `source` to `out_dir` and log what was done.
 
@@ -89,6 +91,7 @@ def deidentify_table(
         out_dir: Where `table.parquet` and `quarantine.csv` (line, column, reason) go; created if absent.
         log: The site's audit log.
         clean: What cleans free text, where the policy keeps any.
+        seal: The key and the name to seal the table under; it is then `table.parquet.sealed`, and none is readable.
 
     Raises:
         DataError: The table is missing, empty, in another encoding, lacks a column, has more bad rows than
@@ -112,12 +115,15 @@ def deidentify_table(
 
         out_dir.mkdir(parents=True, exist_ok=True)
         write_atomic(out_dir / QUARANTINE_FILE, _quarantine_list(reading.rejected))
+        places = (out_dir / TABLE_FILE, out_dir / f"{TABLE_FILE}{SEALED_SUFFIX}")
         output_sha256 = write_table(
-            out_dir / TABLE_FILE,
+            places[seal is not None],
             kept,
             recoding=recoding,
             kinds={column.name: column.kind for column in reading.vouched},
+            seal=seal,
         )
+        places[seal is None].unlink(missing_ok=True)
     report = _report(reading, recoding, input_hmac=reader.fingerprint(), output_sha256=output_sha256)
     log.append(AUDIT_KIND, report.audit_body())
     return report

@@ -5,6 +5,7 @@ larger than memory can be written; and a kill half-way leaves the old file or th
 
 Rules:
     * The rows go to a temporary file beside the target, which takes its place once it is on disk.
+    * Where the rows are to be sealed, they go through the cipher on their way: no readable byte reaches the disk.
     * What a killed run left beside the target is removed by the next.
     * A generalised column keeps the type that the schema gives it: the middle of an age band, the first day
       of a period, null for `*`. A place becomes its label.
@@ -15,22 +16,24 @@ What it does not do: choose levels (see `anonymity`), or log.
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 import polars as pl
 from polars.io.plugins import register_io_source
 
+from fedmed.crypto.seal import Seal, SealingWriter
 from fedmed.deid.anonymity import Recoding
 from fedmed.deid.hierarchies import SUPPRESSED, as_dates, as_numbers
 from fedmed.deid.spill import Spill
 from fedmed.files import replacing
 
-_CHUNK_BYTES = 1 << 20
 _ROW_GROUP = 122_880  # fixed, so that the bytes don't depend on how the rows were batched
 
 
-def write_table(path: Path, kept: Spill, *, recoding: Recoding | None, kinds: Mapping[str, str]) -> str:
-    """Write the rows of `kept`, generalised, in place of `path` and return the SHA-256 of the file.
+def write_table(
+    path: Path, kept: Spill, *, recoding: Recoding | None, kinds: Mapping[str, str], seal: Seal | None = None
+) -> str:
+    """Write the rows of `kept`, generalised, in place of `path` and return the SHA-256 of the readable file.
 
     Guarantees: the bytes don't depend on how the rows were batched. On an error or a kill `path` is unchanged.
 
@@ -39,6 +42,7 @@ def write_table(path: Path, kept: Spill, *, recoding: Recoding | None, kinds: Ma
         kept: At least one frame.
         recoding: The levels of the quasi-identifiers and the rows that stay, or None to write all as it is.
         kinds: What each column is, so that a generalised one keeps its type.
+        seal: The key and the name to seal the file under; None leaves it readable.
 
     Raises:
         OSError: The disk is full or the folder is not writable.
@@ -53,10 +57,26 @@ def write_table(path: Path, kept: Spill, *, recoding: Recoding | None, kinds: Ma
     schema = next(rows()).schema
     frames = register_io_source(lambda *_: rows(), schema=schema, is_pure=True)
     with replacing(path) as file:
-        frames.sink_parquet(file, row_group_size=_ROW_GROUP)
-        file.flush()
-        file.seek(0)
-        return _sha256(file)
+        sealing = None if seal is None else SealingWriter(file, seal)
+        hashing = _Hashing(file if sealing is None else sealing)
+        frames.sink_parquet(hashing, row_group_size=_ROW_GROUP)
+        if sealing is not None:
+            sealing.finish()
+        return hashing.digest.hexdigest()
+
+
+class _Hashing:
+    """A file that is written only, and the SHA-256 of what was."""
+
+    def __init__(self, target: BinaryIO | SealingWriter) -> None:
+        self._target, self.digest = target, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self._target.write(data)
+
+    def flush(self) -> None:
+        self._target.flush()
 
 
 def _typed(frame: pl.DataFrame, recoding: Recoding, kinds: Mapping[str, str]) -> pl.DataFrame:
@@ -73,10 +93,3 @@ def _typed(frame: pl.DataFrame, recoding: Recoding, kinds: Mapping[str, str]) ->
             label = label.cast(pl.Int8) if kind == "binary" else label
         made.append(label.alias(quasi.column))
     return frame.with_columns(made)
-
-
-def _sha256(file: IO[bytes]) -> str:
-    running = hashlib.sha256()
-    while chunk := file.read(_CHUNK_BYTES):
-        running.update(chunk)
-    return running.hexdigest()

@@ -20,10 +20,12 @@ import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fedmed import __version__
+from fedmed.audit import ChainLog
 from fedmed.data.schema import Schema, locate
+from fedmed.data.tabular import vouched_table
 from fedmed.deid.policy import DeidPolicy
 from fedmed.deid.pseudonyms import Pseudonyms
-from fedmed.deid.tabular import PATIENT, TABLE_FILE
+from fedmed.deid.tabular import PATIENT
 from fedmed.files import write_atomic
 from fedmed.records import Plan
 from fedmed_sim.folder import RunFolder
@@ -33,6 +35,7 @@ from fedmed_sim.plots import plot_accuracy, plot_budget, plot_forgetting
 from fedmed_sim.preparation import deidentification_reports
 from fedmed_sim.settings import SimulationSettings
 from fedmed_sim.summary import Evaluations, Summary, accuracy_by_site, shown
+from fedmed_site.data_keys import DataKeys
 from fedmed_site.home import SiteHome
 
 ACTIONS = {
@@ -139,7 +142,8 @@ def _columns(settings: SimulationSettings, folder: RunFolder, site: str) -> list
 def _first_rows(folder: RunFolder, schema: Schema, site: str) -> tuple[Mapping[str, str], Mapping[str, str]]:
     """Return the first row whose remarks name the patient, and what became of that patient's row."""
     home = SiteHome(folder.sites / site)
-    table = pl.read_parquet(home.data(schema.name) / TABLE_FILE)
+    key = DataKeys(home).of_dataset(schema.name)
+    table = vouched_table(home.data(schema.name), schema, ChainLog(home.audit_path), key=key)
     pseudonyms = Pseudonyms(home.pseudonym_key_path.read_bytes())
     with locate(folder.hospitals, schema, site).open(encoding="utf-8", newline="") as file:
         for raw in csv.DictReader(file):

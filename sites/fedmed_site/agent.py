@@ -41,6 +41,7 @@ from fedmed_site.datasets import DataSets
 from fedmed_site.evaluations import EvaluationLog
 from fedmed_site.home import SiteHome
 from fedmed_site.hours import Hours
+from fedmed_site.item_sets import Opened
 from fedmed_site.membership import Membership
 from fedmed_site.participant import Participant, system_entropy
 from fedmed_site.receipts import SiteReceipts
@@ -145,6 +146,21 @@ class SiteAgent:
         Raises:
             DataError: The table is not what the schema says; nothing is kept of it.
         """
+        self._begin_ledger(dataset)
+        return self.datasets.prepare(source, dataset, policy)
+
+    def register(self, out: Path, dataset: DataSet) -> Opened:
+        """Keep a folder that `deidentify` wrote as a data set, and begin its budget ledger if this is the first time.
+
+        Raises:
+            UsageError: It is no such folder, or was never finished.
+            DataError: No table in it was made under the data set's schema.
+            IntegrityError: An item is not what the audit log says.
+        """
+        self._begin_ledger(dataset)
+        return self.datasets.register(out, dataset)
+
+    def _begin_ledger(self, dataset: DataSet) -> None:
         from fedmed.privacy.engine import PrvAccountant  # noqa: PLC0415  it imports torch
 
         path = self._ledger_path(dataset.name)
@@ -156,7 +172,6 @@ class SiteAgent:
                 delta=self._policy.delta,
                 accountant=PrvAccountant(),
             )
-        return self.datasets.prepare(source, dataset, policy)
 
     def ledger(self, dataset: str) -> Ledger:
         """Return the budget ledger of a prepared data set, with the cap that the policy has now.

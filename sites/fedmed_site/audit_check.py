@@ -19,18 +19,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedmed.audit import ChainLog, Entry
+from fedmed.crypto.seal import SEALED_SUFFIX
+from fedmed.data.stored import stored_bytes
 from fedmed.deid.pseudonyms import Pseudonyms
 from fedmed.deid.tabular import AUDIT_KIND as TABLE_KIND
 from fedmed.deid.tabular import TABLE_FILE
 from fedmed.errors import IntegrityError
 from fedmed.records import digest
+from fedmed_site.data_keys import DataKeys
 from fedmed_site.deidentification_items import sha256_of
 from fedmed_site.home import SiteHome
+from fedmed_site.item_sets import REGISTERED_KIND
 from fedmed_site.manifest import (
     FINISHED_KIND,
     ITEM_KIND,
     MANIFEST_FILE,
-    SEALED_SUFFIX,
     Batch,
     ItemRecord,
     outputs,
@@ -155,15 +158,23 @@ def _quarantine_problems(
 
 def _tables(home: SiteHome, entries: Sequence[Entry]) -> tuple[int, list[str]]:
     """Return how many tables of data sets were compared, and their problems."""
-    made = {str(one.body["schema_name"]): one.body for one in entries if one.kind == TABLE_KIND}
+    newest = {
+        str(one.body["schema_name"]): one for one in entries if one.kind in (TABLE_KIND, REGISTERED_KIND)
+    }  # what a folder of items took the place of is gone
+    made = {name: one.body for name, one in newest.items() if one.kind == TABLE_KIND}
     folder = home.root / "data"
     problems = []
     for name, body in sorted(made.items()):
-        path = folder / name / TABLE_FILE
-        if not path.is_file():
+        try:
+            key = DataKeys(home).of_dataset(name, dry_run=True)
+            data = stored_bytes(folder / name, TABLE_FILE, data_set=name, key=key)
+        except IntegrityError:
+            data = b""
+        if data is None:
             problems.append(f"data set {name}: missing")
-        elif sha256_of(path) != body["output_sha256"]:
+        elif hashlib.sha256(data).hexdigest() != body["output_sha256"]:
             problems.append(f"data set {name}: altered: it is not what was written")
-    present = {path.parent.name for path in folder.glob(f"*/{TABLE_FILE}")} if folder.is_dir() else set()
+    places = [path for end in ("", SEALED_SUFFIX) for path in folder.glob(f"*/{TABLE_FILE}{end}")]
+    present = {path.parent.name for path in places}
     problems += [f"data set {name}: no record in the audit log" for name in sorted(present - set(made))]
     return len(made), problems

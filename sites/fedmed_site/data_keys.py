@@ -1,4 +1,4 @@
-"""The data keys of a site: one per de-identified folder, one for the quarantine, wrapped by the site's own key.
+"""The data keys of a site: one per de-identified folder, data set and quarantine, wrapped by the site's own key.
 
 Why it exists: whoever receives a folder gets the key of that folder alone, never that of another or of what is
 in quarantine.
@@ -53,6 +53,10 @@ class DataKeys:
     def of_quarantine(self, *, dry_run: bool = False) -> DataKey:
         """Return the key of the site's quarantine; see `of_batch`."""
         return self._of(QUARANTINE, dry_run=dry_run)
+
+    def of_dataset(self, name: str, *, dry_run: bool = False) -> DataKey:
+        """Return the key of a data set that was prepared from a table; see `of_batch`."""
+        return self._of(f"dataset-{name}", dry_run=dry_run)
 
     def write_wraps(self, out: Path, batch: str, *, recipient: Path | None = None) -> None:
         """Write the wraps of a folder's key beside its items.

@@ -27,6 +27,7 @@ from types import MappingProxyType
 
 import fedmed
 from fedmed.audit import ChainLog, Scalar
+from fedmed.data.schema import Schema
 from fedmed.deid.dicom.table import table_digest
 from fedmed.deid.pseudonyms import Pseudonyms
 from fedmed.errors import UsageError
@@ -38,6 +39,7 @@ from fedmed_site.deidentification_formats import SetAsideError, kind_of
 from fedmed_site.deidentification_items import Done, Job, Setting
 from fedmed_site.deidentification_policy import Choices
 from fedmed_site.deidentification_pool import clean_all
+from fedmed_site.deidentification_schema import SchemaColumns
 from fedmed_site.home import SiteHome
 from fedmed_site.manifest import (
     BATCH_FILE,
@@ -74,6 +76,7 @@ class Request:
     form: Form = "sealed"
     names: Naming = "keyed"
     columns: Path | None = None
+    schema: Schema | None = None
     recipient: Path | None = None
     workers: int = 1
     dry_run: bool = False
@@ -255,8 +258,12 @@ def _check_folder(home: SiteHome, request: Request, begun: Batch | None) -> None
         raise UsageError(f"expected a new or empty folder at {request.out}, found files; choose another --out")
 
 
-def _columns(request: Request) -> Columns:
+def _columns(request: Request) -> Columns | SchemaColumns:
     """Return the confirmed columns; without any, propose them for the tables of the source and stop."""
+    if request.schema is not None:
+        columns = SchemaColumns(request.schema)
+        columns.table((), request.choices.table, name="columns")
+        return columns
     if request.columns is not None:
         return read_columns(request.columns, request.choices.table)
     tables = (path for _, path in walk(request.source) if _is_table(path))
@@ -282,7 +289,9 @@ def _is_table(path: Path) -> bool:
         return False
 
 
-def _setting(home: SiteHome, request: Request, batch: Batch, columns: Columns, keys: DataKeys) -> Setting:
+def _setting(
+    home: SiteHome, request: Request, batch: Batch, columns: Columns | SchemaColumns, keys: DataKeys
+) -> Setting:
     work = request.out / WORK_FOLDER
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(mode=0o700)
@@ -306,7 +315,7 @@ def _setting(home: SiteHome, request: Request, batch: Batch, columns: Columns, k
     )
 
 
-def options_digest(choices: Choices, columns: Columns, batch: Batch) -> str:
+def options_digest(choices: Choices, columns: Columns | SchemaColumns, batch: Batch) -> str:
     """Return the one digest of all that decides what becomes of a file."""
     return digest(
         {

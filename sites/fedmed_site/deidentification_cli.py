@@ -17,6 +17,7 @@ from typing import Final
 from fedmed.deid.presets import PRESETS
 from fedmed.errors import UsageError
 from fedmed_site.console import Commands, ProgressBar, add, add_home, opened, say
+from fedmed_site.holdings_cli import described
 
 _RESUME: Final = "the same command goes on where this one stopped"
 _DEIDENTIFY: Final = f"""\
@@ -28,6 +29,7 @@ The order is usually:
   fedmed site deidentify EXPORT --out OUT --policy hipaa-safe-harbor
 
 If there are tables, the first run writes OUT/columns.yaml and stops: read it, correct it, and give it as --columns.
+With --data all tables, and JSON Lines of records, are those of a data set; `fedmed site prepare OUT` then takes them.
 Policies: {", ".join(PRESETS)}, or a YAML file with the same keys (conf/deid has them).
 """
 
@@ -51,6 +53,7 @@ def _add_deidentify(commands: Commands) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder, or that of a stopped run")
     parser.add_argument("--policy", required=True, metavar="NAME|FILE", help="a shipped policy or a YAML file")
     parser.add_argument("--columns", type=Path, metavar="FILE", help="the confirmed columns of the tables")
+    parser.add_argument("--data", metavar="NAME|FILE", help="the data set that the tables belong to, as for prepare")
     parser.add_argument("--export", action="store_true", help="write readable files; sealed ones are the default")
     parser.add_argument("--names", choices=("keyed", "same"), default="keyed", help="names of the outputs")
     parser.add_argument("--recipient", type=Path, metavar="PUBLIC.pem", help="also wrap the key for this RSA-4096 key")
@@ -83,6 +86,8 @@ def _deidentify(parsed: argparse.Namespace) -> int:
     home = opened(parsed)
     if parsed.export and parsed.recipient is not None:
         raise UsageError("--recipient is for sealed items; leave out --export, or leave out --recipient")
+    if parsed.data is not None and parsed.columns is not None:
+        raise UsageError("--data says what the columns are; leave out --columns, or leave out --data")
     choices = load_choices(parsed.policy)
     request = engine.Request(
         source=parsed.source,
@@ -91,6 +96,7 @@ def _deidentify(parsed: argparse.Namespace) -> int:
         form="readable" if parsed.export else "sealed",
         names=parsed.names,
         columns=parsed.columns,
+        schema=None if parsed.data is None else described(parsed.data).schema,
         recipient=parsed.recipient,
         workers=parsed.workers,
         dry_run=parsed.dry_run,

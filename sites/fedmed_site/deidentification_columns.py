@@ -21,6 +21,7 @@ from pathlib import Path
 
 import yaml
 
+from fedmed.data.schema import Schema
 from fedmed.deid.anonymity import QuasiIdentifier
 from fedmed.deid.confirmed import ConfirmedColumn, ConfirmedTable, Kind, Role
 from fedmed.deid.hierarchies import HierarchyName
@@ -106,7 +107,15 @@ class Columns:
         """The SHA-256 of the decisions, without the reasons."""
         return digest(replace(self, columns=tuple(replace(column, reason="") for column in self.columns)))
 
-    def table(self, header: Sequence[str], policy: DeidPolicy, *, name: str, delimiter: str = ",") -> "TablePlan":
+    def table(
+        self,
+        header: Sequence[str],
+        policy: DeidPolicy,
+        *,
+        name: str,
+        delimiter: str = ",",
+        notes: bool = False,  # noqa: ARG002
+    ) -> "TablePlan":
         """Return what is done to a table with this header.
 
         Args:
@@ -114,6 +123,7 @@ class Columns:
             policy: The site's policy; what it says of columns that this table lacks is left out.
             name: The table's name in reports; no file name, because that may hold a patient's.
             delimiter: The character between two cells.
+            notes: Whether the rows are notes with a schema; never here.
 
         Raises:
             UsageError: The policy does not fit the columns.
@@ -142,7 +152,7 @@ class Columns:
 class TablePlan:
     """What `deidentify_table` is told about one table."""
 
-    schema: ConfirmedTable
+    schema: ConfirmedTable | Schema
     policy: DeidPolicy
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedmed.audit import ChainLog, Scalar
+from fedmed.data.jsonl import is_jsonl, table_of
 from fedmed.deid.dicom.files import MAX_FILE_BYTES, clean_bytes, site_keys
 from fedmed.deid.dicom.quarantine import REASONS as DICOM_REASONS
 from fedmed.deid.dicom.quarantine import QuarantineError
@@ -31,6 +32,7 @@ from fedmed.deid.text import CleanedNote, NoteCleaner
 from fedmed.errors import FedMedError
 from fedmed_site.deidentification_columns import Columns
 from fedmed_site.deidentification_policy import Choices
+from fedmed_site.deidentification_schema import SchemaColumns
 from fedmed_site.manifest import ItemKind
 
 MAX_TEXT_BYTES = 256 << 20
@@ -74,14 +76,24 @@ class Output:
 class Engines:
     """The engines of all kinds under one site's choices and key."""
 
-    def __init__(self, choices: Choices, columns: Columns, *, key: bytes) -> None:
+    def __init__(self, choices: Choices, columns: Columns | SchemaColumns, *, key: bytes) -> None:
         self._choices, self._columns, self._key = choices, columns, key
+        self._schema = columns.schema if isinstance(columns, SchemaColumns) else None
         self._keyed = site_keys(choices.dicom, key)
         self._pseudonyms = Pseudonyms(key)
         text = choices.text
         masking = replace(text, dates="mask")
         self._notes = NoteCleaner(options=text, key=key)
         self._anonymous = self._notes if text == masking else NoteCleaner(options=masking, key=key)
+
+    def kind_of(self, path: Path) -> ItemKind:
+        """Return the kind of a file; under a data set's schema JSON Lines are its table, unless it has no text.
+
+        Raises:
+            SetAsideError: As the function of this name.
+        """
+        kind = kind_of(path)
+        return "table" if kind == "notes" and self._schema is not None and self._schema.text is not None else kind
 
     def clean(self, path: Path, kind: ItemKind, *, item: str, work: Path) -> Output:
         """Return the cleaned content of a file.
@@ -160,11 +172,20 @@ class Engines:
         return json.dumps({"patient": token, "text": cleaned.text}, ensure_ascii=False).encode() + b"\n"
 
     def _table(self, path: Path, item: str, work: Path) -> Output:
+        if self._schema is None or not is_jsonl(path):
+            return self._plain_table(path, item, work)
+        try:
+            with table_of(path, self._schema) as table:
+                return self._plain_table(table, item, work, notes=True)
+        except FedMedError as error:
+            raise SetAsideError("table-refused", str(error).replace(path.name, "the table")) from None
+
+    def _plain_table(self, path: Path, item: str, work: Path, *, notes: bool = False) -> Output:
         try:
             delimiter = delimiter_of(path)
             reader = open_table(path, keyed=self._pseudonyms.content_hash(), delimiter=delimiter)
             plan = self._columns.table(
-                reader.header, self._choices.table, name=f"table-{item[:16]}", delimiter=delimiter
+                reader.header, self._choices.table, name=f"table-{item[:16]}", delimiter=delimiter, notes=notes
             )
             if all(plan.policy.action(column) in {"drop", "drop-text"} for column in plan.schema.columns):
                 raise SetAsideError("table-refused", "no column of this table is confirmed and kept")

@@ -21,13 +21,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import fedmed
-from fedmed.crypto.seal import DataKey, seal, seal_file
+from fedmed.crypto.seal import SEALED_SUFFIX, DataKey, seal, seal_file
 from fedmed.deid.pseudonyms import Pseudonyms
 from fedmed.files import write_atomic
 from fedmed_site.deidentification_columns import Columns
-from fedmed_site.deidentification_formats import Engines, Output, SetAsideError, kind_of
+from fedmed_site.deidentification_formats import Engines, Output, SetAsideError
 from fedmed_site.deidentification_policy import Choices
-from fedmed_site.manifest import SEALED_SUFFIX, Form, ItemKind, ItemRecord, Naming, place_name
+from fedmed_site.deidentification_schema import SchemaColumns
+from fedmed_site.manifest import Form, ItemKind, ItemRecord, Naming, place_name
 
 _FULL_DISK = frozenset({28, 30, 122})
 """ENOSPC, EROFS and EDQUOT: the fault is the output's, not the file's."""
@@ -50,7 +51,7 @@ class Setting:
 
     batch: str
     choices: Choices
-    columns: Columns
+    columns: Columns | SchemaColumns
     options_digest: str
     form: Form
     names: Naming
@@ -99,7 +100,7 @@ class Cleaner:
         kind: ItemKind = "other"
         fingerprint = ""
         try:
-            kind = kind_of(job.path)
+            kind = self._engines.kind_of(job.path)
             fingerprint = self._fingerprint(job.path)
             if job.known is not None and self._is_done(job, job.known, fingerprint):
                 return Done(record=job.known, fresh=False)

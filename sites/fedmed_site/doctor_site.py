@@ -3,15 +3,12 @@
 What it does not do: touch the network, or read every file that was ever de-identified (`fedmed audit verify` does).
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Final
 
 from fedmed.audit import ChainLog
 from fedmed.data.schema import DataSet
-from fedmed.deid.tabular import AUDIT_KIND, TABLE_FILE
 from fedmed.errors import FedMedError, IntegrityError
 from fedmed.records import decode
 from fedmed_site.approvals import Approvals, written
@@ -109,29 +106,23 @@ def _base(patient: Patient, study: str, digest: str, approvals: Approvals) -> Fi
 
 def data(patient: Patient) -> Sequence[Finding]:
     """Look whether each data set is, byte for byte, what the audit log vouches for under its schema."""
-    entries = ChainLog(patient.home.audit_path).entries()
-    vouched = {str(entry.body["schema_name"]): entry.body for entry in entries if entry.kind == AUDIT_KIND}
+    from fedmed_site.datasets import DataSets  # noqa: PLC0415  it imports the engines
+
+    datasets = DataSets(patient.home, ChainLog(patient.home.audit_path))
     folders = sorted(path.parent for path in patient.home.root.glob("data/*/dataset.json"))
     if not folders:
         return [warn("data", "this site holds no data set", "prepare one; see the how-to of running a site")]
     found = []
     for folder in folders:
         schema = decode((folder / "dataset.json").read_bytes(), DataSet).schema
-        body, table = vouched.get(folder.name), folder / TABLE_FILE
-        if body is None:
-            found.append(bad("data", f"{folder.name}: the audit log doesn't vouch for it", "prepare it again"))
-        elif not table.is_file() or _sha256(table) != body["output_sha256"]:
-            found.append(bad("data", f"{folder.name}: the table is not what was prepared", "prepare it again"))
-        elif schema.name != folder.name:
+        if schema.name != folder.name:
             found.append(bad("data", f"{folder.name}: its schema is that of {schema.name}", "prepare it again"))
-        else:
-            found.append(ok("data", f"{folder.name}: as prepared, schema {schema.digest[:12]}"))
+            continue
+        try:
+            found.append(ok("data", f"{folder.name}: {datasets.verify(folder.name)}"))
+        except FedMedError as error:
+            found.append(bad("data", f"{folder.name}: {error}", "prepare it again"))
     return found
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def ledgers(patient: Patient) -> Sequence[Finding]:

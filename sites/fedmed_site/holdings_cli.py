@@ -14,28 +14,40 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from fedmed.audit import ChainLog
 from fedmed.errors import UsageError
 from fedmed_site.approvals import utc_now, written
 from fedmed_site.console import Commands, add, add_home, opened, say, user_name
+from fedmed_site.home import SiteHome
+
+if TYPE_CHECKING:
+    from fedmed.data.schema import DataSet
 
 BASE_KIND: Final = "base-added"
 _PREPARE: Final = """\
 --data names a data set that FedMed ships (--list names them), or a YAML file with the same keys: columns and their
 roles, targets, split. Every site of a study needs the same description: the plan names its digest.
 
+SOURCE is a raw table, which is de-identified and kept sealed, or a folder that `fedmed site deidentify --data` wrote,
+whose sealed items stay where they are:
+
   fedmed site prepare processed.cleveland.data --data heart_disease
+  fedmed site prepare OUT --data heart_disease
 """
 
 
 def add_commands(commands: Commands) -> None:
     """Add the commands to `fedmed site`."""
     prepare = add(
-        commands, "prepare", "de-identify a table and keep it as a data set for studies", _prepare, after=_PREPARE
+        commands,
+        "prepare",
+        "keep a table, or a de-identified folder, as a data set for studies",
+        _prepare,
+        after=_PREPARE,
     )
-    prepare.add_argument("table", type=Path, nargs="?", metavar="TABLE", help="the raw table; only read")
+    prepare.add_argument("source", type=Path, nargs="?", metavar="SOURCE", help="a raw table, or what deidentify wrote")
     prepare.add_argument("--data", metavar="NAME|FILE", help="what its columns are")
     prepare.add_argument("--list", action="store_true", help="name the data sets that FedMed ships")
     base = add(commands, "base", "take in a base model that studies start from", _base)
@@ -47,28 +59,52 @@ def add_commands(commands: Commands) -> None:
 
 def _prepare(parsed: argparse.Namespace) -> int:
     from fedmed import config  # noqa: PLC0415  hydra, for this command alone
-    from fedmed.data.schema import DataSet  # noqa: PLC0415  likewise
     from fedmed.deid.policy import DeidPolicy  # noqa: PLC0415  other commands start without the engines
     from fedmed_site.agent import SiteAgent  # noqa: PLC0415  likewise
 
-    shipped = {path.stem: path for path in sorted((config.config_dir() / "data").glob("*.yaml"))}
     if parsed.list:
-        say("\n".join(shipped))
+        say("\n".join(path.stem for path in sorted((config.config_dir() / "data").glob("*.yaml"))))
         return 0
-    if parsed.table is None or parsed.data is None:
-        raise UsageError("expected TABLE and --data NAME|FILE; fedmed site prepare --help shows an example")
-    if not parsed.table.is_file():
-        raise UsageError(f"{parsed.table}: expected a table, found no such file; check the path")
-    dataset = config.load(DataSet, shipped.get(parsed.data, Path(parsed.data)))
-    home = opened(parsed)
-    report = SiteAgent(home).prepare(parsed.table, dataset, DeidPolicy())
+    if parsed.source is None or parsed.data is None:
+        raise UsageError("expected SOURCE and --data NAME|FILE; fedmed site prepare --help shows an example")
+    if not parsed.source.exists():
+        raise UsageError(f"{parsed.source}: expected a table or a folder, found no such file; check the path")
+    dataset, home = described(parsed.data), opened(parsed)
+    if parsed.source.is_dir():
+        return _register(parsed.source, dataset, home)
+    report = SiteAgent(home).prepare(parsed.source, dataset, DeidPolicy())
     say(f"{dataset.name}: {report.rows_kept} of {report.rows_read} rows kept, schema {report.schema_digest[:12]}")
     if report.rows_quarantined or report.rows_incomplete:
         aside = home.data(dataset.name) / "quarantine.csv"
         say(f"{report.rows_quarantined} set aside, {report.rows_incomplete} incomplete: lines and reasons in {aside}")
+    _say_targets(dataset)
+    return 0
+
+
+def described(name: str) -> "DataSet":
+    """Return the data set that a shipped name or a YAML file describes."""
+    from fedmed import config  # noqa: PLC0415  hydra, for few commands alone
+    from fedmed.data.schema import DataSet  # noqa: PLC0415  likewise
+
+    shipped = config.config_dir() / "data" / f"{name}.yaml"
+    return config.load(DataSet, shipped if shipped.is_file() else Path(name))
+
+
+def _register(folder: Path, dataset: "DataSet", home: SiteHome) -> int:
+    from fedmed_site.agent import SiteAgent  # noqa: PLC0415  other commands start without the engines
+
+    found = SiteAgent(home).register(folder, dataset)
+    digest = dataset.schema.digest[:12]
+    say(f"{dataset.name}: {found.table.height} rows in {found.items} items, each as recorded, schema {digest}")
+    if found.images is not None:
+        say(f"images of {len(found.images)} patients")
+    _say_targets(dataset)
+    return 0
+
+
+def _say_targets(dataset: "DataSet") -> None:
     for target in dataset.schema.targets:
         say(f"to let studies use it: fedmed site policy allow {dataset.name} {target.name}")
-    return 0
 
 
 def _base(parsed: argparse.Namespace) -> int:

@@ -32,7 +32,6 @@ ITEM_KIND, FINISHED_KIND = "item-deidentified", "deidentification-finished"
 MANIFEST_VERSION = 1
 BATCH_FILE, MANIFEST_FILE, REPORT_JSON, REPORT_HTML = "batch.json", "manifest.json", "report.json", "report.html"
 ITEMS_FOLDER, KEYS_FOLDER, WORK_FOLDER, LOCK_FILE = "items", "keys", ".work", ".lock"
-SEALED_SUFFIX = ".sealed"
 
 ItemKind = Literal["dicom", "table", "note", "notes", "other"]
 Form = Literal["sealed", "readable"]

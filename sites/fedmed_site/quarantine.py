@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedmed.audit import ChainLog, Entry
-from fedmed.crypto.seal import unseal_file
+from fedmed.crypto.seal import SEALED_SUFFIX, unseal_file
 from fedmed.deid.text import TextOptions, clean_note
 from fedmed.errors import UsageError
 from fedmed_site.data_keys import DataKeys
 from fedmed_site.deidentification_items import seal_name
 from fedmed_site.home import SiteHome
-from fedmed_site.manifest import ITEM_KIND, SEALED_SUFFIX, ItemRecord, record_of
+from fedmed_site.manifest import ITEM_KIND, ItemRecord, record_of
 
 RELEASED_KIND, DELETED_KIND = "quarantine-released", "quarantine-deleted"
 LONGEST_REASON = 500

@@ -13,7 +13,6 @@ Rules:
 What it does not do: de-identify, keep anything, open images, or look at names in notes.
 """
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from fedmed.data.labels import labels_of
 from fedmed.data.schema import Column, Schema, Target
 from fedmed_site.doctor import Finding, bad, ok, warn
 from fedmed_site.readiness_measures import determines, drifted, shift_of, shown, shown_parts, spread_of
-from fedmed_site.readiness_table import RawTable, kept_columns, lacking_columns, opened_table, read_table
+from fedmed_site.readiness_table import RawTable, kept_columns, lacking_columns, opened_rows, opened_table, read_table
 
 READINESS_VERSION: Final = 1
 LEAST_K: Final = 5
@@ -99,15 +98,41 @@ def check_table(path: Path, schema: Schema, *, targets: Sequence[str] = (), k: i
         DataError: The file can't be read as a table, or the schema has no such target.
     """
     wanted = [schema.target(name) for name in targets] or list(schema.targets)
-    with tempfile.TemporaryDirectory(prefix="fedmed-check-") as folder:
-        reader = opened_table(table_of(path, schema, Path(folder) / "raw.csv"), schema)
+    with table_of(path, schema) as raw:
+        reader = opened_table(raw, schema)
         lacking = lacking_columns(reader, schema)
         if lacking:
-            return _page(path, schema, k=k, findings=(_missing_columns(lacking, schema),))
+            return _page(path.name, schema, k=k, findings=(_missing_columns(lacking, schema),))
         table = read_table(reader, schema)
+    return _judged(path.name, table, schema, wanted, k=k)
+
+
+def check_rows(
+    name: str, frame: pl.DataFrame, schema: Schema, *, targets: Sequence[str] = (), k: int = LEAST_K
+) -> Page:
+    """Return the readiness page of rows that were de-identified under the schema.
+
+    Args:
+        name: What the page calls them.
+        frame: The rows, opened in memory.
+        schema: What their columns are.
+        targets: The targets that are to be learned; empty: all of the schema's.
+        k: The fewest records that a count may show.
+
+    Raises:
+        DataError: The schema has no such target.
+    """
+    wanted = [schema.target(name) for name in targets] or list(schema.targets)
+    table = opened_rows(frame, schema)
+    if isinstance(table, list):
+        return _page(name, schema, k=k, findings=(_missing_columns(table, schema),))
+    return _judged(name, table, schema, wanted, k=k)
+
+
+def _judged(name: str, table: RawTable, schema: Schema, wanted: Sequence[Target], *, k: int) -> Page:
     if table.rows == 0:
         empty = bad("rows", "the table has no rows", "export the table again, with its records below the header")
-        return _page(path, schema, k=k, findings=(empty,))
+        return _page(name, schema, k=k, findings=(empty,))
     usable = table.whole & _complete(table, schema)
     columns = tuple(_column_page(column, table, k=k) for column in kept_columns(schema) if column.role != "patient-key")
     pages = tuple(_target_page(target, table, usable, schema, k=k) for target in wanted)
@@ -115,7 +140,7 @@ def check_table(path: Path, schema: Schema, *, targets: Sequence[str] = (), k: i
     findings += [one for target, page in zip(wanted, pages, strict=True)
                  for one in _target_findings(target, page, table, usable, schema, k=k)]  # fmt: skip
     findings += [one for column in kept_columns(schema) for one in _column_findings(column, table, k=k)]
-    return _page(path, schema, k=k, findings=tuple(findings), table=table, usable=usable, columns=columns,
+    return _page(name, schema, k=k, findings=tuple(findings), table=table, usable=usable, columns=columns,
                  targets=pages)  # fmt: skip
 
 
@@ -281,13 +306,13 @@ def _column_findings(column: Column, table: RawTable, *, k: int) -> Iterator[Fin
 
 
 def _page(
-    path: Path, schema: Schema, *, k: int, findings: tuple[Finding, ...], table: RawTable | None = None,
+    name: str, schema: Schema, *, k: int, findings: tuple[Finding, ...], table: RawTable | None = None,
     usable: pl.Series | None = None, columns: tuple[ColumnPage, ...] = (), targets: tuple[TargetPage, ...] = (),
 ) -> Page:  # fmt: skip
     rows = 0 if table is None else table.rows
     patients = None if table is None or table.patients is None else table.patients.drop_nulls().n_unique()
     return Page(
-        table=path.name,
+        table=name,
         data_set=schema.name,
         schema_digest=schema.digest,
         k=k,

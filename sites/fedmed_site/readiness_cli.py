@@ -13,18 +13,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedmed_site.console import Commands, add, say
+from fedmed_site.console import Commands, add, add_home, opened, say
+from fedmed_site.holdings_cli import described
 from fedmed_site.readiness import LEAST_K, Page
 
 BAD_EXIT: Final = 2
 PAGE_JSON, PAGE_HTML = "readiness.json", "readiness.html"
 _MARKS: Final = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "bad": ("BAD ", "red")}
 _AFTER: Final = f"""\
-SOURCE is a raw table, or a folder with the tables that the data set's file names. It is only read, and no record's
+SOURCE is a raw table, a folder with the tables that the data set's file names, or one that deidentify wrote: its
+sealed items are opened in memory, each after the site's audit log was asked. It is only read, and no record's
 value is shown: counts below the policy's k (at least {LEAST_K}) are "< k". Exit code 2 if anything would make training
 fail: a column missing, labels outside the schema, one class only, an empty table.
 
   fedmed site check-data processed.cleveland.data --data heart_disease
+  fedmed site check-data OUT --data heart_disease --home SITE
   fedmed site check-data exports --data our_ward.yaml --target readmitted --out page
 """
 
@@ -32,29 +35,39 @@ fail: a column missing, labels outside the schema, one class only, an empty tabl
 def add_commands(commands: Commands) -> None:
     """Add the command to `fedmed site`."""
     check = add(
-        commands, "check-data", "say whether a raw table is ready to be trained on, and what cures it", _run,
+        commands, "check-data", "say whether a table or a de-identified folder is ready to be trained on", _run,
         after=_AFTER,
     )  # fmt: skip
-    check.add_argument("source", type=Path, metavar="SOURCE", help="a raw table, or a folder of them; only read")
+    check.add_argument(
+        "source", type=Path, metavar="SOURCE", help="a raw table, a folder of them, or what deidentify wrote"
+    )
     check.add_argument("--data", required=True, metavar="NAME|FILE", help="what its columns are, as for prepare")
     check.add_argument("--target", action="append", default=[], metavar="NAME", help="what is to be learned; else all")
     check.add_argument("--policy", metavar="NAME|FILE", help="a de-identification policy with a larger k")
     check.add_argument("--out", type=Path, metavar="DIR", help=f"write {PAGE_JSON} and {PAGE_HTML} there")
+    add_home(check)
     check.add_argument("--json", action="store_true", help="as JSON, for machines")
 
 
 def _run(parsed: argparse.Namespace) -> int:
-    from fedmed import config  # noqa: PLC0415  hydra, for this command alone
-    from fedmed.data.schema import DataSet  # noqa: PLC0415  likewise
+    from fedmed.audit import ChainLog  # noqa: PLC0415  likewise
     from fedmed_site.deidentification_policy import load_choices  # noqa: PLC0415  it imports the engines
-    from fedmed_site.readiness import check_table  # noqa: PLC0415  likewise
+    from fedmed_site.item_sets import item_set_of, open_items  # noqa: PLC0415  likewise
+    from fedmed_site.manifest import BATCH_FILE  # noqa: PLC0415  likewise
+    from fedmed_site.readiness import check_rows, check_table  # noqa: PLC0415  likewise
     from fedmed_site.readiness_table import tables_in  # noqa: PLC0415  likewise
 
-    shipped = config.config_dir() / "data" / f"{parsed.data}.yaml"
-    schema = config.load(DataSet, shipped if shipped.is_file() else Path(parsed.data)).schema
+    dataset = described(parsed.data)
+    schema = dataset.schema
     k = LEAST_K if parsed.policy is None else max(LEAST_K, load_choices(parsed.policy).table.k)
-    tables = tables_in(parsed.source, schema) if parsed.source.is_dir() else (parsed.source,)
-    pages = [check_table(table, schema, targets=parsed.target, k=k) for table in tables]
+    if (parsed.source / BATCH_FILE).is_file():
+        home = opened(parsed)
+        held = item_set_of(parsed.source)
+        rows = open_items(home, ChainLog(home.audit_path).entries(), dataset, held).table
+        pages = [check_rows(parsed.source.name, rows, schema, targets=parsed.target, k=k)]
+    else:
+        tables = tables_in(parsed.source, schema) if parsed.source.is_dir() else (parsed.source,)
+        pages = [check_table(table, schema, targets=parsed.target, k=k) for table in tables]
     if parsed.out is not None:
         write_pages(pages, parsed.out)
     if parsed.json:

@@ -18,6 +18,7 @@ from typing import Final
 import polars as pl
 
 from fedmed.data.schema import Column, Schema
+from fedmed.data.tabular import PATIENT
 from fedmed.deid.cells import NO_KEY, parse_cells
 from fedmed.deid.pseudonyms import normalise
 from fedmed.deid.readers import TableReader, open_table
@@ -43,6 +44,22 @@ class RawTable:
         if not self.reasons.width:
             return pl.Series([True] * self.values.height, dtype=pl.Boolean)
         return self.reasons.select(pl.all_horizontal(pl.all().is_null())).to_series()
+
+
+def opened_rows(frame: pl.DataFrame, schema: Schema) -> RawTable | list[str]:
+    """Return de-identified rows as a table of which every cell is a value or missing, or the columns that they lack."""
+    kept = [column.name for column in kept_columns(schema) if column.role != "patient-key"]
+    lacking = [name for name in kept if name not in frame.columns]
+    if lacking:
+        return lacking
+    notes = [column.name for column in schema.columns if column.role == "free-text" and column.name in kept]
+    blank = [pl.when(pl.col(name).str.strip_chars() != "").then(pl.col(name)).alias(name) for name in notes]
+    values = frame.select(kept).with_columns(blank)
+    return RawTable(
+        rows=frame.height, unreadable=0, values=values,
+        reasons=pl.DataFrame({name: pl.Series([None] * frame.height, dtype=pl.String) for name in kept}),
+        patients=None if schema.patient_key is None else frame[PATIENT],
+    )  # fmt: skip
 
 
 def opened_table(path: Path, schema: Schema) -> TableReader:

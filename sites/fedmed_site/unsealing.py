@@ -13,12 +13,12 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from fedmed.crypto.seal import DataKey, unseal_file
+from fedmed.crypto.seal import SEALED_SUFFIX, DataKey, unseal_file
 from fedmed.errors import IntegrityError, UsageError
 from fedmed_site.data_keys import DataKeys, open_by_recipient
 from fedmed_site.deidentification_items import seal_name, sha256_of
 from fedmed_site.home import SiteHome
-from fedmed_site.manifest import ITEMS_FOLDER, MANIFEST_FILE, SEALED_SUFFIX, read_batch
+from fedmed_site.manifest import ITEMS_FOLDER, MANIFEST_FILE, read_batch
 
 
 class _Item(msgspec.Struct):

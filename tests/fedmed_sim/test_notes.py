@@ -1,10 +1,12 @@
 """`fedmed simulate` on notes, conversations and images, from raw files to a released adapter."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 import transformers
@@ -13,6 +15,9 @@ from PIL import Image as Picture
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from fedmed.cli import main
+from fedmed.data.stored import stored_bytes
+from fedmed_site.data_keys import DataKeys
+from fedmed_site.home import SiteHome
 
 SITES = ("north", "east", "south")
 SIZE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -75,7 +80,13 @@ def test_notes_reach_an_encoder_cleaned(tmp_path: Path) -> None:
     simulate(tmp_path, schema, "model=text_encoder", f"model.path={base}", "model.max_tokens=64")
     (run,) = (tmp_path / "runs").iterdir()
     for site in SITES:
-        assert b"Smithson" not in (run / "sites" / site / "data" / "own" / "table.parquet").read_bytes()
+        home = SiteHome(run / "sites" / site)
+        assert not (home.data("own") / "table.parquet").exists()
+        key = DataKeys(home).of_dataset("own")
+        plain = stored_bytes(home.data("own"), "table.parquet", data_set="own", key=key)
+        notes = pl.read_parquet(io.BytesIO(plain or b""))["note"].to_list()
+        assert any("Patient: [" in note for note in notes)
+        assert not any("Smithson" in note for note in notes)
     plan = json.loads((run / "coordinator/study-1/result/plan.json").read_text())
     assert plan["model"]["path"] is None
 

@@ -199,7 +199,7 @@ def test_an_unforeseen_error_leaves_without_its_text(consortium: Consortium, mon
 
 def test_altered_data_is_not_trained_on(consortium: Consortium) -> None:
     """A table that the audit log does not vouch for byte by byte is refused."""
-    table = SiteHome(consortium.homes[0]).data("tiny") / "table.parquet"
+    table = SiteHome(consortium.homes[0]).data("tiny") / "table.parquet.sealed"
     table.write_bytes(table.read_bytes() + b"\0")
     failure = ask(consortium, consortium.plan(), "train.fit", model=model())
     assert isinstance(failure, Failure)
@@ -348,7 +348,7 @@ def test_a_failure_names_no_path_of_the_site(consortium: Consortium) -> None:
     """Damaged state is reported without where it lies."""
     plan = consortium.plan()
     shutil.rmtree(SiteHome(consortium.homes[0]).models / plan.base_digest)
-    (SiteHome(consortium.homes[0]).data("tiny") / "table.parquet").write_bytes(b"damaged")
+    (SiteHome(consortium.homes[0]).data("tiny") / "table.parquet.sealed").write_bytes(b"damaged")
     for action in ("query.describe", "train.fit"):
         failure = ask(consortium, plan, action, model=model())
         assert isinstance(failure, Failure)

@@ -49,7 +49,7 @@ def test_a_cohort_is_a_part_of_the_patients(consortium: Consortium) -> None:
 def test_a_table_put_back_from_before_is_refused(consortium: Consortium, tmp_path: Path) -> None:
     """Only the latest table that the audit log names is read, so an older export can't return unnoticed."""
     agent = SiteAgent.open(consortium.homes[0])
-    path = SiteHome(consortium.homes[0]).data("tiny") / "table.parquet"
+    path = SiteHome(consortium.homes[0]).data("tiny") / "table.parquet.sealed"
     old = path.read_bytes()
     newer = tmp_path / "newer.csv"
     write_table(newer, rows=170, seed=9)

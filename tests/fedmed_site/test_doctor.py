@@ -205,10 +205,10 @@ def test_a_policy_that_lets_nothing_or_too_much_through(prepared: Patient):
 def test_prepared_data_is_vouched_for(prepared: Patient):
     """As prepared it is green; a changed, missing or unknown table is red."""
     assert one(doctor_site.data, prepared).level == "ok"
-    table = prepared.home.data("tiny") / "table.parquet"
+    table = prepared.home.data("tiny") / "table.parquet.sealed"
     original = table.read_bytes()
     table.write_bytes(original + b"\0")
-    assert "not what was prepared" in one(doctor_site.data, prepared).found
+    assert "not those that were sealed" in one(doctor_site.data, prepared).found
     table.unlink()
     assert one(doctor_site.data, prepared).level == "bad"
     table.write_bytes(original)

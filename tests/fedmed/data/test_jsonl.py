@@ -27,7 +27,11 @@ TALK = '[{"role": "user", "content": "Pulse, \\"now\\"?"}, {"role": "assistant",
 
 def read(path: Path, tmp_path: Path) -> pl.DataFrame:
     """Return the table that a file becomes."""
-    return pl.read_csv(table_of(path, SCHEMA, tmp_path / "out.csv"), infer_schema=False)
+    before = sorted(tmp_path.iterdir())
+    with table_of(path, SCHEMA) as table:
+        found = pl.read_csv(table.read_bytes(), infer_schema=False)
+    assert sorted(tmp_path.iterdir()) == before
+    return found
 
 
 @pytest.mark.parametrize("key", ["talk", "messages"])
@@ -62,10 +66,14 @@ def test_a_file_of_another_form_is_an_error(tmp_path: Path, text: str):
 
 def test_other_tables_are_left_alone(tmp_path: Path):
     """CSV goes its own way in."""
-    assert table_of(tmp_path / "a.csv", SCHEMA, tmp_path / "out.csv") == tmp_path / "a.csv"
+    with table_of(tmp_path / "a.csv", SCHEMA) as table:
+        assert table == tmp_path / "a.csv"
 
 
-def test_only_the_owner_can_read_what_is_still_raw(tmp_path: Path):
-    """The table holds raw records."""
+def test_what_is_still_raw_is_gone_afterwards(tmp_path: Path):
+    """The table holds raw records: it lives in memory, and only for the block."""
     (tmp_path / "a.jsonl").write_text('{"id": "1"}\n')
-    assert table_of(tmp_path / "a.jsonl", SCHEMA, tmp_path / "out.csv").stat().st_mode & 0o777 == 0o600
+    with table_of(tmp_path / "a.jsonl", SCHEMA) as table:
+        assert table.read_bytes().startswith(b"id,")
+    assert not table.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
