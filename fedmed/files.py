@@ -6,6 +6,7 @@ at any instant leaves either the old bytes or the new ones.
 Rules:
     * `write_atomic` and `replacing` write beside the target, fsync, rename, fsync the folder.
     * `append_durable` returns only after the bytes are on disk.
+    * `appearing` does the same for a folder, and overwrites none.
     * `locked` holds an exclusive lock that the kernel frees when the process dies.
 
 What it does not do: read, parse or encrypt.
@@ -15,12 +16,15 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
+
+from fedmed.errors import UsageError
 
 _LOOK_S: Final = 0.05
 
@@ -61,6 +65,48 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
+@contextmanager
+def appearing(folder: Path) -> Iterator[Path]:
+    """Yield a folder to write into, which is called `folder` once the block has ended well.
+
+    If the block raises, no trace is left; what a run that was killed left beside `folder` is removed first. One
+    process writes a folder at a time.
+
+    Args:
+        folder: What is not there yet; the folder around it must exist.
+
+    Raises:
+        UsageError: There is something at `folder`, or nothing around it.
+        OSError: The disk is full or the folder around it is not writable.
+    """
+    if not folder.parent.is_dir():
+        raise UsageError(f"{folder}: expected the folder {folder.parent} around it, found none; make it first")
+    stage = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(stage, ignore_errors=True)
+    refuse_present(folder)
+    stage.mkdir()
+    try:
+        yield stage
+        for path in (*stage.rglob("*"), stage):
+            _sync(path)
+        refuse_present(folder)
+        stage.rename(folder)
+    except BaseException:
+        shutil.rmtree(stage, ignore_errors=True)
+        raise
+    _sync(folder.parent)
+
+
+def refuse_present(path: Path) -> None:
+    """Raise if there is something at `path`, a link to nowhere included.
+
+    Raises:
+        UsageError: There is.
+    """
+    if os.path.lexists(path):
+        raise UsageError(f"{path}: expected nothing there yet, found something; nothing was overwritten")
+
+
 def append_durable(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Append `data` to `path` and return once it is on disk.
 
@@ -82,7 +128,7 @@ def append_durable(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     finally:
         os.close(descriptor)
     if created:
-        _sync_folder(path.parent)
+        _sync(path.parent)
 
 
 def is_full(error: BaseException | None) -> bool:
@@ -145,11 +191,11 @@ def _beside(path: Path, *, mode: int) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    _sync(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -25,6 +25,7 @@ from fedmed.errors import IntegrityError, ModelError
 from fedmed.files import write_atomic
 from fedmed.models.architecture import Architecture, Tower
 from fedmed.models.build import build_module
+from fedmed.models.pretrained import without_progress
 from fedmed.models.reading import ReadingModel
 from fedmed.records import canonical_json, decode
 
@@ -105,5 +106,6 @@ def _save_tower(folder: Path, tower: Tower, module: nn.Module) -> Tower:
     for file in tower.files:
         if not file.name.endswith((".safetensors", ".safetensors.index.json")) and file.name != CONFIG:
             shutil.copyfile(source / file.name, target / file.name)
-    module.tower(tower.part).save_pretrained(str(target))
+    with without_progress():
+        module.tower(tower.part).save_pretrained(str(target))
     return Tower.of(tower.part, target, stored_as=tower.part)

@@ -168,14 +168,23 @@ def _one_line(folder: Path) -> Iterator[None]:
     log = logging.getLogger("transformers")
     level = log.level
     log.setLevel(logging.ERROR)
-    shown = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        yield
+        with without_progress():
+            yield
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError, SafetensorError) as e:
         first = " ".join(str(e).split())[:200]
         raise ModelError(f"{folder}: the model can't be read ({type(e).__name__}: {first})") from None
     finally:
         log.setLevel(level)
+
+
+@contextlib.contextmanager
+def without_progress() -> Iterator[None]:
+    """Keep transformers' progress bars off the terminal."""
+    shown = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
         if shown:
             transformers.utils.logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -46,9 +46,13 @@ class Hazards(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the log-probability of every outcome, shape `[records, 2 * spans]`."""
+        return outcomes(self.hazards(features))
+
+    def hazards(self, features: Tensor) -> Tensor:
+        """Return the logit of the event in each span, of those who reached it, shape `[records, spans]`."""
         for layer in self.body:
             features = torch.tanh(layer(features))
-        return outcomes(self.head(features))
+        return self.head(features)  # type: ignore[no-any-return]
 
 
 def outcomes(logits: Tensor) -> Tensor:

@@ -29,11 +29,12 @@ from fedmed.learning.local import statistics_from_sum, statistics_scale
 from fedmed.learning.rules import LoraRounds, Start
 from fedmed.models import Architecture, attach_adapter, enter_round, load_module, state_digest
 from fedmed.records import Plan, digest
+from fedmed.released import StudyResult
 from fedmed_server.aggregators import NOT_IN_ROSTER, Aggregator, Collected, gather, require_enough
 from fedmed_server.channel import Channel
 from fedmed_server.checkpoint import Progress, load_progress, save_progress
 from fedmed_server.optimisers import apply_mean
-from fedmed_server.result import StudyResult, load_result, save_result
+from fedmed_server.result import load_result, save_result
 
 Vector = NDArray[np.float64]
 

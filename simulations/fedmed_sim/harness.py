@@ -36,10 +36,11 @@ from fedmed.learning.ewc import Knowledge, knowledge_to_bytes
 from fedmed.models import Layout, attach_adapter, folder_digest, load_module
 from fedmed.privacy.engine import PrvAccountant
 from fedmed.records import Plan, canonical_json, digest
+from fedmed.released import StudyResult
 from fedmed.secagg.masking import error_bound
 from fedmed.secagg.roster import Roster
 from fedmed.signed_plans import SignedPlan, signatures_to_text
-from fedmed_server.result import StudyResult, load_knowledge, load_result
+from fedmed_server.result import load_knowledge, load_result
 from fedmed_server.server_app import build_server_app
 from fedmed_server.study import Listener, StudyFolders
 from fedmed_sim.consortium import floors, found_consortium, read_roster, sign_plan

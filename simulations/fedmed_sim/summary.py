@@ -17,7 +17,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from fedmed.records import Plan
-from fedmed_server.result import StudyResult
+from fedmed.released import StudyResult
 from fedmed_sim.leaks import LeakReport
 from fedmed_site.evaluations import FINAL, EvaluationRecord
 

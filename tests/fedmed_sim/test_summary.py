@@ -17,7 +17,7 @@ from fedmed.records import (
     canonical_json,
     digest,
 )
-from fedmed_server.result import StudyResult
+from fedmed.released import StudyResult
 from fedmed_sim.summary import accuracy_by_site, final_of, mean_accuracy, warnings_of
 from fedmed_site.evaluations import EvaluationRecord
 
