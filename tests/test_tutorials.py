@@ -37,6 +37,7 @@ BASH = shutil.which("bash") or "/bin/bash"
 LOOKS = (
     "fedmed site status",
     "fedmed site studies",
+    "fedmed site doctor",
     "fedmed coordinator status",
     "fedmed coordinator studies",
     "fedmed coordinator log",

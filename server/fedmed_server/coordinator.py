@@ -133,10 +133,6 @@ class Coordinator:
             self._audit.append(
                 "coordinator-started", {"name": identity.name, "port": identity.port, "certificate_until": until}
             )
-            self._say(
-                f"{identity.name} listens on {self._settings.listen}:{identity.port} for members of"
-                f" {identity.consortium.name}; certificate until {until}"
-            )
             try:
                 while not self._over:
                     self._superlink.keep()
@@ -194,6 +190,14 @@ class Coordinator:
             doorkeeper=self._doorkeeper,
             members=self._doorkeeper.nodes,
             refused=_Refusals(self._audit, self._say),
+            listening=self._listening,
+        )
+
+    def _listening(self) -> None:
+        identity = self._identity
+        self._say(
+            f"{identity.name} listens on {self._settings.listen}:{identity.port} for members of"
+            f" {identity.consortium.name}; certificate until {written(identity.not_after)}"
         )
 
     def _run_study(self, study: str) -> None:

@@ -90,6 +90,7 @@ def serve(
     doorkeeper: Doorkeeper,
     members: Callable[[], Iterable[tuple[str, bytes]]],
     refused: Callable[[str], None],
+    listening: Callable[[], None],
 ) -> None:
     """Run until a signal ends it.
 
@@ -100,6 +101,7 @@ def serve(
         doorkeeper: Who may come in from outside.
         members: Names and SuperNode public keys (PEM) of those enrolled; asked again every few seconds.
         refused: Told why somebody was not let in.
+        listening: Told once sites are served.
     """
     settings.database.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     settings.socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -149,10 +151,16 @@ def serve(
     )
     registry = _Registry(app.state.linkstate_factory, members, refused)
     constants.__dict__["SSL_HANDSHAKE_TIMEOUT"] = HANDSHAKE_S  # asyncio has no other way, and uvicorn hands none on
-    asyncio.run(_serve(inside, outside, registry, settings.socket))
+    asyncio.run(_serve(inside, outside, registry, settings.socket, listening))
 
 
-async def _serve(inside: uvicorn.Config, outside: uvicorn.Config, registry: "_Registry", socket: Path) -> None:
+async def _serve(
+    inside: uvicorn.Config,
+    outside: uvicorn.Config,
+    registry: "_Registry",
+    socket: Path,
+    listening: Callable[[], None],
+) -> None:
     """Run both servers; the local one first, because it owns what they share."""
     local, public = uvicorn.Server(inside), _Follower(outside)
     running = asyncio.create_task(local.serve())
@@ -165,6 +173,10 @@ async def _serve(inside: uvicorn.Config, outside: uvicorn.Config, registry: "_Re
     registry.refresh()
     following = asyncio.create_task(public.serve())
     keeping = asyncio.create_task(registry.keep())
+    while not public.started and not following.done():
+        await asyncio.sleep(0.02)
+    if public.started:
+        listening()
     await running
     public.should_exit = True
     keeping.cancel()

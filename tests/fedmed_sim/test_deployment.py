@@ -126,8 +126,13 @@ def test_a_second_coordinator_is_refused(world: World) -> None:
     assert "expected no coordinator at work here" in done.stderr
 
 
-def test_a_revoked_site_is_shut_out_and_the_others_go_on(world: World) -> None:
-    """From the next request on; the study has enough sites without it. This test is the last: it is not undone."""
+def test_a_revoked_site_is_shut_out_and_the_others_go_on(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """From the next request on; the study has enough sites without it. It can't be undone: a consortium of its own."""
+    with consortium_at_work(tmp_path_factory.mktemp("r")) as world:
+        _revoke_in_the_middle(world)
+
+
+def _revoke_in_the_middle(world: World) -> None:
     name = list(world.deployment.sites)[-1]
     folder = world.deployment.folder
     study = world.begin("revoked", rounds=3)
@@ -209,7 +214,8 @@ settings = superlink.SuperLinkSettings(
 child = multiprocessing.get_context("fork").Process(
     target=superlink.serve, args=(settings,), daemon=True,
     kwargs=dict(
-        context=identity.server_context(key), secret=secret, doorkeeper=door, members=door.nodes, refused=print
+        context=identity.server_context(key), secret=secret, doorkeeper=door, members=door.nodes, refused=print,
+        listening=lambda: None
     ),
 )
 child.start()
