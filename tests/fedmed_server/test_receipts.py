@@ -18,6 +18,7 @@ from fedmed.receipts import (
     Participation,
     commitment,
     open_mandate,
+    open_participation,
     open_receipt,
     sign_mandate,
     sign_participation,
@@ -163,6 +164,14 @@ def test_an_upload_without_the_sites_word_for_it_is_not_summed(
         check(data)
     own = Ed25519PrivateKey.from_private_bytes((consortium.homes[0] / "keys" / "signing.key").read_bytes())
     assert check(sign_participation(honest, own))
+
+
+def test_a_participation_of_a_site_outside_the_roster_is_refused(consortium: Consortium) -> None:
+    """However well it is signed: nobody knows whose key that is."""
+    plan = digest(plan_of(consortium))
+    stranger = Participation(plan=plan, run=f"{plan[:40]}.fit", round=0, attempt=0, site="stranger", upload="ab" * 32)
+    with pytest.raises(IntegrityError, match="expected a site of roster serial 1, got stranger"):
+        open_participation(sign_participation(stranger, Ed25519PrivateKey.generate()), consortium.roster)
 
 
 def test_a_lying_site_is_named_and_the_sum_goes_on_without_it(consortium: Consortium, tmp_path: Path) -> None:
