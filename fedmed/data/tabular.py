@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from sklearn.model_selection import train_test_split
 
 from fedmed.audit import ChainLog
 from fedmed.crypto.seal import DataKey
@@ -271,6 +270,8 @@ def _position(token: str, seed: int) -> float:
 
 def _flamby_test_rows(labels: npt.NDArray[np.integer], rule: SplitRule) -> npt.NDArray[np.bool_]:
     """Repeat FLamby's split: stratified only where there are two classes and each has more than two rows."""
+    from sklearn.model_selection import train_test_split  # noqa: PLC0415  it takes a second, and one split needs it
+
     counts = np.unique(labels, return_counts=True)[1]
     stratify = labels if len(counts) > 1 and bool((counts > 2).all()) else None
     _, test = train_test_split(
