@@ -71,7 +71,9 @@ class Measured:
 def main() -> int:
     """Measure, print a table and write the figures where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two counted rounds of each instead of eight; the start of nine processes takes minutes")
+    parser.add_argument(
+        "--quick", action="store_true", help="two counted rounds of each, not eight; the start takes minutes"
+    )
     parser.add_argument("--json", type=Path, metavar="PATH", help="where to write the figures")
     wanted = parser.parse_args()
     rounds = 3 if wanted.quick else 9
