@@ -99,7 +99,8 @@ def train_locally(
 
     Raises:
         ConfigError: The machine has not the precision.
-        ModelError: The module can't be trained record by record, or not one record fits under the machine's ceiling.
+        ModelError: The module can't be trained record by record.
+        RefusedError: Not one record fits under the machine's ceiling.
     """
     layout = Layout.of(module)
     layout.write(module, start if own is None else own)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from fedmed.errors import ConfigError
@@ -74,6 +74,14 @@ class Machine:
                 f" {', '.join(self.precisions)}"
             )
 
+    def computing(self, precision: Precision) -> str:
+        """Return in words what computes, and in what.
+
+        >>> Machine(device="cpu", name="a processor", memory_bytes=2**33, precisions=("fp32",)).computing("fp32")
+        'a processor (cpu), fp32'
+        """
+        return f"{self.name} ({self.device}), {precision}"
+
     def __str__(self) -> str:
         """Return the machine in words.
 
@@ -118,11 +126,11 @@ def at_work(module: nn.Module, machine: Machine, spec: ModelSpec | None = None) 
             value.data = data
 
 
-def _lowered(module: nn.Module) -> set[nn.Parameter]:
+def _lowered(module: nn.Module) -> set[Tensor]:
     """Return the frozen matrices of products; what an embedding shares with one stays whole, it begins the sums."""
     shared = {layer.weight for layer in module.modules() if isinstance(layer, nn.Embedding)}
     layers = (layer for layer in module.modules() if isinstance(layer, _LOWERED))
-    return {layer.weight for layer in layers if not layer.weight.requires_grad} - shared  # type: ignore[misc]
+    return {layer.weight for layer in layers if not layer.weight.requires_grad} - shared
 
 
 def _card(given: int | None) -> Machine:

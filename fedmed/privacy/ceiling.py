@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from fedmed.errors import ModelError
+from fedmed.errors import ModelError, RefusedError
 from fedmed.model_spec import Precision
 from fedmed.privacy.descent import Records
 from fedmed.privacy.gradients import Capture, device_of, synthetic
@@ -57,7 +57,7 @@ def blocks(
         joined: Whether the rows are joined to one matrix and summed in float64.
 
     Raises:
-        ModelError: Not even one record fits.
+        RefusedError: Not even one record fits: the site's own ceiling forbids the work.
     """
     if memory_bytes is not None:
         most = min(most, _fitting(module, capture, inputs, labels, memory_bytes=memory_bytes, joined=joined))
@@ -104,9 +104,9 @@ def _fitting(
     held = _held(module, device) + max(0, one - each)
     fitting = int((memory_bytes - held) / (each * _MARGIN))
     if fitting < 1:
-        raise ModelError(
-            f"memory: one record of this model needs about {_gib(held + each)} with the model itself, got a ceiling of"
-            f" {_gib(memory_bytes)}; raise memory_gb, or turn checkpointing on"
+        raise RefusedError(
+            f"this site trains with {_gib(memory_bytes)} of memory at most; one record of this model needs about"
+            f" {_gib(held + each)}, the model among them; raise the site's memory_gb, or use checkpointing"
         )
     return fitting
 

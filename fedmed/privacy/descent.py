@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from fedmed.errors import ConfigError, DataError, ModelError
 from fedmed.model_spec import Precision
-from fedmed.privacy.gradients import Loss, device_of, record_losses, trainable, training_mode
+from fedmed.privacy.gradients import Loss, device_of, loss_scale, record_losses, trainable, training_mode
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.penalty import Penalty
-from fedmed.privacy.precision import computing, loss_scale, scaled
+from fedmed.privacy.precision import computing, scaled
 
 PenaltyGradient: TypeAlias = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
 """Maps the trainable parameters by name to what to add to their gradients; it must not look at records."""

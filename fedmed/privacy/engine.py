@@ -142,8 +142,8 @@ def train_private(
     Raises:
         ConfigError: A number is out of range.
         DataError: Inputs and labels don't match.
-        ModelError: The penalty doesn't fit the module, or the module or the loss can't be trained record by record, or
-            not one record fits under `memory_bytes`.
+        ModelError: The penalty doesn't fit the module, or the module or the loss can't be trained record by record.
+        RefusedError: Not one record fits under `memory_bytes`.
     """
     require_positive(clip_norm=clip_norm, noise_multiplier=noise_multiplier)
     check_loop(steps=steps, sample_rate=sample_rate, expected_batch=expected_batch, learning_rate=learning_rate)
@@ -185,7 +185,8 @@ def per_record_gradients(
 
     Raises:
         DataError: Inputs and labels don't match.
-        ModelError: The module or the loss can't be captured record by record, or not one record fits in memory.
+        ModelError: The module or the loss can't be captured record by record.
+        RefusedError: Not one record fits under `memory_bytes`.
     """
     check_records(inputs, labels, physical_batch)
     parameters = trainable(module)

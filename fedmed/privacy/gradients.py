@@ -43,6 +43,7 @@ _RECORDS = 3
 _COARSE = 0.25
 """Relative error of a gradient in half precision or less; to divide by a count of three is an error of two thirds."""
 _IGNORED_LABEL = -100
+_LOSS_SCALE = 1024.0
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -128,6 +129,11 @@ def record_losses(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
     return losses
 
 
+def loss_scale(precision: Precision) -> float:
+    """Return what the loss is multiplied by before a backward pass, so that float16 can hold small gradients."""
+    return _LOSS_SCALE if precision == "fp16" else 1.0
+
+
 def check_per_record(
     module: nn.Module, *, loss: Loss, inputs: Tensor, labels: Tensor, capture: Capture, precision: Precision = "fp32"
 ) -> None:
@@ -135,10 +141,10 @@ def check_per_record(
 
     Args:
         module: Stands in training mode; its hooks are off unless `capture` runs.
-        loss: One loss per record.
+        loss: One loss per record, scaled for `precision`.
         inputs: Real inputs, of which only shape, dtype and device are used.
         labels: Real labels, of which only shape, dtype and device are used.
-        capture: What the training will use.
+        capture: What the training will use, whose rows have the scale divided out.
         precision: What frozen layers compute in.
 
     Raises:
@@ -149,9 +155,12 @@ def check_per_record(
     with dropout_off(module), _stirred(module):
         try:
             alone = [
-                _explicit(module, loss, parameters, some_inputs[row : row + 1], some_labels[row : row + 1])
+                _explicit(
+                    module, loss, parameters, some_inputs[row : row + 1], some_labels[row : row + 1],
+                    scale=loss_scale(precision),
+                )
                 for row in range(_RECORDS)
-            ]
+            ]  # fmt: skip
             captured = capture(some_inputs, some_labels)
             moved = _moved_away(capture, some_inputs, some_labels) if coarse else captured
         except ModelError:
@@ -228,7 +237,13 @@ def _label_variants(labels: Tensor) -> Iterator[Tensor]:
 
 
 def _explicit(
-    module: nn.Module, loss: Loss, parameters: Mapping[str, nn.Parameter], inputs: Tensor, labels: Tensor
+    module: nn.Module,
+    loss: Loss,
+    parameters: Mapping[str, nn.Parameter],
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    scale: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return outputs and gradient of one record; by `backward`, as re-entrant checkpointing knows no other way."""
     forget_gradients(parameters)
@@ -236,7 +251,7 @@ def _explicit(
     record_losses(loss, outputs, labels).sum().backward()  # type: ignore[no-untyped-call]
     gradients = {}
     for name, value in parameters.items():
-        gradients[name] = torch.zeros_like(value) if value.grad is None else value.grad.clone()
+        gradients[name] = torch.zeros_like(value) if value.grad is None else value.grad / scale
     forget_gradients(parameters)
     return outputs.detach(), gradients
 

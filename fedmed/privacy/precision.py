@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from fedmed.model_spec import Precision
-from fedmed.privacy.gradients import Capture, Loss
+from fedmed.privacy.eight_bits import fits, in_eight_bits
+from fedmed.privacy.gradients import Capture, Loss, loss_scale
 
 DTYPES: Final[dict[Precision, torch.dtype]] = {
     "fp32": torch.float32,
@@ -31,13 +32,6 @@ DTYPES: Final[dict[Precision, torch.dtype]] = {
     "fp8": torch.bfloat16,  # what is between the products in eight bits
 }
 """What autocast computes in."""
-
-_LOSS_SCALE: Final = 1024.0
-
-
-def loss_scale(precision: Precision) -> float:
-    """Return what the loss is multiplied by before the backward pass."""
-    return _LOSS_SCALE if precision == "fp16" else 1.0
 
 
 def scaled(loss: Loss, precision: Precision) -> Loss:
@@ -98,12 +92,15 @@ def computing(module: nn.Module, precision: Precision) -> Iterator[None]:
         yield
         return
     layers = [layer for layer in module.modules() if any(value.requires_grad for value in _own(layer))]
-    before = [(layer, layer.__dict__.get("forward")) for layer in (*layers, module)]
+    eight = [layer for layer in module.modules() if precision == "fp8" and fits(layer)]
+    before = [(layer, layer.__dict__.get("forward")) for layer in (*layers, *eight, module)]
     hooks = [layer.register_forward_pre_hook(_raise_inputs, with_kwargs=True) for layer in layers]
     try:
         for layer in layers:
-            layer.forward = _cast(layer.forward, None)  # type: ignore[method-assign]
-        module.forward = _cast(module.forward, DTYPES[precision])  # type: ignore[method-assign]
+            layer.forward = _cast(layer.forward, None)
+        for layer in eight:
+            layer.forward = in_eight_bits(layer)  # type: ignore[arg-type]  # `fits` says that it is linear
+        module.forward = _cast(module.forward, DTYPES[precision])
         with longest(module):
             yield
     finally:

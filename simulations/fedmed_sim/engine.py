@@ -166,12 +166,13 @@ def partition_of(context: Context) -> int:
 
 
 @contextmanager
-def open_engine(kind: EngineKind, *, workers: int) -> Iterator[Engine]:
+def open_engine(kind: EngineKind, *, workers: int, card: bool = False) -> Iterator[Engine]:
     """Start an engine and stop it at the end of the block.
 
     Args:
         kind: `ray` for worker processes; otherwise this one, also for what a consortium of processes leaves to it.
         workers: Worker processes of the Ray engine.
+        card: Whether they share a graphics card; without, Ray hides it from them.
     """
     os.environ.update(_QUIET)
     logging.getLogger("flwr").setLevel(logging.CRITICAL)
@@ -179,7 +180,7 @@ def open_engine(kind: EngineKind, *, workers: int) -> Iterator[Engine]:
         yield Engine(_InProcessBackend())
         return
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    backend = _lasting_ray_backend(workers)
+    backend = _lasting_ray_backend(workers, share=1 / workers if card else 0.0)
     for number, handler in handlers.items():
         signal.signal(number, handler)  # Ray puts its own in their place, which abort with a stack trace
     try:
@@ -188,7 +189,7 @@ def open_engine(kind: EngineKind, *, workers: int) -> Iterator[Engine]:
         backend.shut_down()
 
 
-def _lasting_ray_backend(workers: int) -> Any:
+def _lasting_ray_backend(workers: int, *, share: float) -> Any:
     """Return Flower's Ray backend with a pool that outlives one run (Ray is imported only here)."""
     from flwr.server.superlink.fleet.vce.backend.raybackend import RayBackend  # noqa: PLC0415  it imports Ray
 
@@ -207,7 +208,7 @@ def _lasting_ray_backend(workers: int) -> Any:
     return LastingRayBackend(
         {
             "init_args": {"num_cpus": workers, "log_to_driver": False, "logging_level": logging.ERROR},
-            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+            "client_resources": {"num_cpus": 1, "num_gpus": share},
         }
     )
 

@@ -33,6 +33,7 @@ from fedmed.bundle import PLAN_DIGEST_KEY, PLAN_KEY, PLAN_SIGNATURES_KEY
 from fedmed.errors import SiteFailureError
 from fedmed.files import write_atomic
 from fedmed.learning.ewc import Knowledge, knowledge_to_bytes
+from fedmed.learning.machine import Machine
 from fedmed.models import Layout, attach_adapter, folder_digest, load_module
 from fedmed.privacy.engine import PrvAccountant
 from fedmed.records import Plan, canonical_json, digest
@@ -113,7 +114,11 @@ class Simulation:
         plans = self.plans
         knowledge: Knowledge | None = None
         with (
-            open_engine(settings.engine, workers=min(settings.workers, len(names))) as engine,
+            open_engine(
+                settings.engine,
+                workers=min(settings.workers, len(names)),
+                card=Machine.found(settings.site).device == "cuda",
+            ) as engine,
             nullcontext() if self._deployment is None else at_work(self._deployment),
         ):
             roster = read_roster(folder) if settings.secagg.kind == "secure" else None
@@ -193,6 +198,7 @@ class Simulation:
             rounds=sum(result.rounds for result in results),
             studies=tuple(plan.study for plan in plans),
             model=f"{plan.model.family}, adapter={plan.model.adapter}",
+            machine=Machine.found(self._settings.site).computing(plan.model.precision),
             normalisation=plan.data.normalisation,
             final=final_of(read_evaluations(self._folder.sites, names, plan)),
             privacy=PrivacySummary(

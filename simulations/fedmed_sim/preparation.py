@@ -20,9 +20,10 @@ from fedmed.deid.policy import DeidPolicy
 from fedmed.deid.tabular import DeidReport
 from fedmed.errors import ConfigError, DataError
 from fedmed.files import write_atomic
+from fedmed.learning.machine import Machine
 from fedmed.learning.pretrain import pretrain_base
 from fedmed.models import Architecture, build_module, folder_digest, save_base
-from fedmed.records import canonical_json
+from fedmed.records import MachineSpec, canonical_json
 from fedmed.secagg.shamir import Entropy
 from fedmed_sim.entropy import SimulatedEntropy
 from fedmed_sim.folder import RunFolder
@@ -40,8 +41,10 @@ def prepare_sites(settings: SimulationSettings, folder: RunFolder) -> tuple[str,
 
     Raises:
         DataError: A table is missing or not what its schema says.
-        ConfigError: Too few sites for the plan's minimum, or a study that the data set does not have.
+        ConfigError: Too few sites for the plan's minimum, a study that the data set does not have, or a machine that
+            has not what is asked of it.
     """
+    machine = machine_of_sites(settings)
     root, names = _raw_tables(settings, folder)
     if len(names) < settings.secagg.min_sites:
         hint = "; two sites can only use secagg=insecure" if settings.secagg.kind == "secure" and len(names) < 3 else ""
@@ -50,7 +53,7 @@ def prepare_sites(settings: SimulationSettings, folder: RunFolder) -> tuple[str,
     for name in names:
         source = locate(root, settings.data.schema, name)
         if not SiteHome(folder.sites / name).record_path.is_file():
-            record = SiteRecord(name=name, policy=_policy(settings))
+            record = SiteRecord(name=name, policy=_policy(settings), machine=machine)
             SiteHome.create(
                 folder.sites / name,
                 record,
@@ -66,6 +69,21 @@ def prepare_sites(settings: SimulationSettings, folder: RunFolder) -> tuple[str,
     if len(reports) == len(names):
         write_atomic(folder.deidentification, canonical_json(reports), mode=0o644)
     return names
+
+
+def machine_of_sites(settings: SimulationSettings) -> MachineSpec:
+    """Return what of this machine each site may use; sites that work at the same time share a graphics card.
+
+    Raises:
+        ConfigError: There is no such device, or it can't compute in the model's precision.
+    """
+    found = Machine.found(settings.site)
+    found.require(settings.model.precision)
+    if found.ceiling_bytes is None or found.device == "cpu":
+        return settings.site
+    sharing = {"ray": settings.workers, "inprocess": 1, "processes": settings.scenario.sites or 8}[settings.engine]
+    given = settings.site.memory_gb or found.ceiling_bytes / sharing / 2**30
+    return MachineSpec(device="cuda", memory_gb=given)
 
 
 def _deid_policy(data: DataSet) -> DeidPolicy:

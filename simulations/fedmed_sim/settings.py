@@ -7,7 +7,7 @@ What it does not do: read YAML (`fedmed.config`) or run anything (`harness`).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from fedmed.data.schema import DataSet
@@ -17,6 +17,7 @@ from fedmed.records import (
     AggregationSpec,
     DataSpec,
     FisherKind,
+    MachineSpec,
     ModelSpec,
     NoiseSource,
     Normalisation,
@@ -220,6 +221,8 @@ class SimulationSettings:
     privacy: PrivacySettings
     secagg: SecaggSettings
     optimiser: OptimiserSpec
+    site: MachineSpec = field(default_factory=MachineSpec)
+    """What of this machine each simulated site may use."""
     version: Literal[1] = 1
 
     def __post_init__(self) -> None:

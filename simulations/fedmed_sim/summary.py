@@ -89,6 +89,8 @@ class Summary:
     leaks: LeakReport | None
     seconds: dict[str, float]
     warnings: tuple[str, ...]
+    machine: str | None = None
+    """What computed, and in what precision; null in summaries of older versions."""
 
 
 Evaluations = Mapping[str, Sequence[EvaluationRecord]]

@@ -263,6 +263,7 @@ class SiteAgent:
             evaluations=self.evaluations,
             ledger=self.ledger,
             log=self._log,
+            note=self._write_log,
         )
 
     def _accept(self, plan_json: bytes, task: Task) -> Plan:

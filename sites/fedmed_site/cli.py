@@ -19,7 +19,15 @@ from pathlib import Path
 from fedmed.audit_folders import kind_of, verify_folder
 from fedmed.deid.pseudonyms import KEY_BYTES
 from fedmed.errors import UsageError
-from fedmed_site import admin_cli, deidentification_cli, holdings_cli, leaving_cli, policy_cli, receipts_cli
+from fedmed_site import (
+    admin_cli,
+    deidentification_cli,
+    holdings_cli,
+    leaving_cli,
+    machine_cli,
+    policy_cli,
+    receipts_cli,
+)
 from fedmed_site.budget_cli import add_budget
 from fedmed_site.console import Commands, Parser, add, add_home, home_path, opened, say
 from fedmed_site.home import SiteHome, SiteRecord
@@ -71,6 +79,7 @@ def _site_parser() -> Parser:
     _add_consortium(commands)
     admin_cli.add_commands(commands)
     policy_cli.add_commands(commands)
+    machine_cli.add_commands(commands)
     holdings_cli.add_commands(commands)
     leaving_cli.add_commands(commands)
     receipts_cli.add_commands(commands)

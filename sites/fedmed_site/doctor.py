@@ -24,7 +24,7 @@ from cryptography import x509
 
 from fedmed.crypto.passphrases import Secret
 from fedmed.errors import FedMedError
-from fedmed.records import require
+from fedmed.records import MachineSpec, require
 from fedmed_site.approvals import utc_now
 from fedmed_site.home import SiteHome
 from fedmed_site.identity import CERTIFICATE_FILE, IdentityFiles, SiteIdentity, read_site_identity
@@ -79,11 +79,15 @@ def free_memory_bytes() -> int:
     return 0
 
 
-def graphics() -> str | None:
-    """Return the name of the first accelerator that torch can use, or None."""
-    import torch  # noqa: PLC0415  seconds, and only the doctor asks
+def machine(spec: MachineSpec) -> str:
+    """Return what studies are computed on under a site's settings: device, memory, precisions, ceiling.
 
-    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    Raises:
+        ConfigError: A graphics card is set, and there is none.
+    """
+    from fedmed.learning.machine import Machine  # noqa: PLC0415  it imports torch: seconds, and only the doctor asks
+
+    return str(Machine.found(spec))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +102,7 @@ class Patient:
     connect: Callable[[str, int, float], socket.socket] = connect_to
     resolve: Callable[[str], str] = socket.gethostbyname
     free_memory: Callable[[], int] = free_memory_bytes
-    graphics: Callable[[], str | None] = graphics
+    machine: Callable[[MachineSpec], str] = machine
 
     def certificate(self) -> x509.Certificate | None:
         """Return the site's TLS certificate, whatever its dates; None if it has joined no consortium."""

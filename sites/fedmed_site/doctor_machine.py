@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 from fedmed import __version__
 from fedmed.audit import ChainLog
-from fedmed.errors import FedMedError
+from fedmed.errors import ConfigError, FedMedError
 from fedmed_site.approvals import Approvals
 from fedmed_site.console import user_name
 from fedmed_site.doctor import Check, Finding, Patient, bad, folder_bytes, ok, warn
@@ -93,9 +93,12 @@ def memory(patient: Patient) -> Sequence[Finding]:
 
 
 def accelerator(patient: Patient) -> Sequence[Finding]:
-    """Say what would compute; nothing needs an accelerator."""
-    name = patient.graphics()
-    return [ok("accelerator", name or "none; studies are computed on the processor")]
+    """Say what computes, and in which precisions; nothing needs a graphics card unless the site is set to one."""
+    spec = patient.home.record().machine
+    try:
+        return [ok("accelerator", patient.machine(spec))]
+    except ConfigError as error:
+        return [bad("accelerator", str(error), "fedmed site machine --device auto")]
 
 
 def largest_base(patient: Patient) -> int:

@@ -4,7 +4,7 @@ Why it exists: a simulated hospital and an appliance have the same folder, so an
 worker process can pick a site up and a restart forgets nothing.
 
 Layout (version 1):
-    site.json                  name and policy
+    site.json                  name, policy, and what of the machine studies may use
     keys/                      secrets that never leave the machine: pseudonym.key, signing.key, seal.key, and
                                data/: wrapped data keys
     consortium/                the pinned key of the consortium and its signed roster
@@ -29,13 +29,13 @@ What it does not do: interpret any of it.
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedmed.deid.pseudonyms import KEY_BYTES
 from fedmed.errors import UsageError
 from fedmed.files import write_atomic
-from fedmed.records import canonical_json, decode, require
+from fedmed.records import MachineSpec, canonical_json, decode, require
 from fedmed.secagg import store
 from fedmed.secagg.state import ClientState
 from fedmed_site.policy import SitePolicy
@@ -47,6 +47,7 @@ class SiteRecord:
 
     name: str
     policy: SitePolicy
+    machine: MachineSpec = field(default_factory=MachineSpec)
     version: int = 1
 
     def __post_init__(self) -> None:
@@ -115,12 +116,12 @@ class SiteHome:
         return home
 
     def record(self) -> SiteRecord:
-        """Return name and policy."""
+        """Return name, policy and machine."""
         return decode(self.record_path.read_bytes(), SiteRecord)
 
     @property
     def record_path(self) -> Path:
-        """Name and policy."""
+        """Name, policy and machine."""
         return self.root / "site.json"
 
     @property

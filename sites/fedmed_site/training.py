@@ -8,6 +8,8 @@ Rules:
     * What a record decides (too few of them, a value that can't be used) is refused after the charge: it is an answer.
     * Work is a mean over the site's training records and their number: `mean` and `weight`.
     * Evaluations of held-out patients stay at the site.
+    * What the machine can't compute is refused before the charge. How many records had no finite gradient is for the
+      site's own log.
 
 What it does not do: decide who may ask, store answers, or speak a protocol.
 """
@@ -34,6 +36,7 @@ from fedmed.learning.local import (
     statistics_sum,
     train_locally,
 )
+from fedmed.learning.machine import Machine
 from fedmed.learning.memory import Memory, memory_of
 from fedmed.models import Layout, attach_adapter, enter_round, load_module, state_digest
 from fedmed.privacy.ledger import Ledger
@@ -65,6 +68,7 @@ class Trainer:
         evaluations: EvaluationLog,
         ledger: Callable[[str], Ledger],
         log: Callable[[Task], str],
+        note: Callable[[str], None],
     ) -> None:
         self._home = home
         self._name = name
@@ -73,6 +77,7 @@ class Trainer:
         self._evaluations = evaluations
         self._ledger = ledger
         self._log = log
+        self._note = note
         self._normaliser = Normaliser(home.normalisation)
         self._personal = PersonalModels(home.root / "personal")
         self._works: dict[str, Callable[[Plan, Task, int], Answer]] = {
@@ -96,21 +101,25 @@ class Trainer:
             RefusedError: The plan, the policy or the budget forbids it.
             DataError: The view can't be trained on.
         """
+        if task.action != "query.statistics":
+            self._machine(plan)
         return self._works[task.action](plan, task, edition)
 
     def describe(self, plan: Plan) -> Answer:
         """Say which software and which start the site has, so that a mismatch shows before training."""
+        self._machine(plan)
         return Answer(site=self._name, facts={"fedmed": __version__, "start": state_digest(self._module(plan))})
 
     def evaluate(self, plan: Plan, task: Task) -> Answer:
         """Evaluate the released model on every view of the plan; the results stay here."""
-        module = self._module(plan)
+        module, machine = self._module(plan), self._machine(plan)
         model = _model(plan, task, module)
         for view, data in enumerate((plan.data, *plan.continual.earlier)):
             try:
                 statistics = self._statistics_for(plan, data, task if view == 0 else None)
                 test = _normalised(self._cohort(data, "test"), statistics)
-                self._evaluations.add_final(plan, view, evaluate(module, model, test))
+                found = evaluate(module, model, test, spec=plan.model, machine=machine)
+                self._evaluations.add_final(plan, view, found)
             except DataError:
                 self._log(task)  # whether a view has patients is not for the coordinator to know
         if plan.model.personal:
@@ -126,7 +135,8 @@ class Trainer:
         self._personal.release(task.plan_digest, module, own, base=base)
         try:
             test = _normalised(self._cohort(plan.data, "test"), self._statistics_for(plan, plan.data, task))
-            self._evaluations.add_personal(plan, evaluate(module, own, test))
+            found = evaluate(module, own, test, spec=plan.model, machine=self._machine(plan))
+            self._evaluations.add_personal(plan, found)
         except DataError:
             self._log(task)
 
@@ -144,7 +154,7 @@ class Trainer:
         return self._mean(scaled, len(cohort.labels), _shared_noise(plan, "query.statistics"))
 
     def _fit(self, plan: Plan, task: Task, edition: int) -> Answer:
-        module = self._module(plan)
+        module, machine = self._module(plan), self._machine(plan)
         model = _model(plan, task, module, number=task.round)
         memory = _memory(plan, task, module)
         self._check_statistics(plan, task)
@@ -154,7 +164,8 @@ class Trainer:
         train = _normalised(self._cohort(plan.data, "train"), statistics)
         test = _normalised(self._cohort(plan.data, "test"), statistics)
         if len(test):  # a small site may have nobody held out
-            self._evaluations.add_round(plan, task.round, evaluate(module, model, test))
+            found = evaluate(module, model, test, spec=plan.model, machine=machine)
+            self._evaluations.add_round(plan, task.round, found)
         noise = self._noise(plan, task.action, task.round, edition)
         own = self._personal.before(task) if plan.model.personal else None
         trained = train_locally(
@@ -166,7 +177,14 @@ class Trainer:
             noise=noise,
             memory=memory,
             own=own,
+            spec=plan.model,
+            machine=machine,
         )
+        if trained.nonfinite:
+            self._note(
+                f"round {task.round} of plan {task.plan_digest}: {trained.nonfinite} gradients of records were not"
+                " finite and counted as zero"
+            )
         if plan.model.personal:
             self._personal.keep(task, Layout.of(module).read(module))
         facts = {"weight": float(len(train.labels)), **_shared_noise(plan, "train.fit")}
@@ -183,7 +201,14 @@ class Trainer:
         train = _normalised(self._cohort(plan.data, "train"), statistics)
         noise = self._noise(plan, task.action, task.round, edition)
         total = fisher_sum(
-            module, model, train, continual=plan.continual, privacy=plan.privacy, noise=noise, spec=plan.model
+            module,
+            model,
+            train,
+            continual=plan.continual,
+            privacy=plan.privacy,
+            noise=noise,
+            spec=plan.model,
+            machine=self._machine(plan),
         )
         return self._mean(total, len(train.labels), _shared_noise(plan, "train.fisher"))
 
@@ -195,6 +220,19 @@ class Trainer:
     def _module(self, plan: Plan) -> nn.Module:
         _, module = load_module(self._home.models / plan.base_digest, expected_digest=plan.base_digest)
         return attach_adapter(module, plan.model, seed=plan.seed)
+
+    def _machine(self, plan: Plan) -> Machine:
+        """Return what this site computes on.
+
+        Raises:
+            RefusedError: It can't compute what the plan asks for, or is set to a card that it has not.
+        """
+        try:
+            machine = Machine.found(self._home.record().machine)
+            machine.require(plan.model.precision)
+        except ConfigError as error:
+            raise RefusedError(str(error)) from None
+        return machine
 
     def _check_statistics(self, plan: Plan, task: Task) -> None:
         """Raise unless statistics that came with the task have one entry per feature, before they are pinned."""

@@ -9,19 +9,21 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch
 from federation import build_consortium
 from offices import SITE, Office, tree
 from plans import plan_of
 
 from fedmed.audit import ChainLog
 from fedmed.errors import IntegrityError
-from fedmed.records import canonical_json
+from fedmed.files import write_atomic
+from fedmed.records import MachineSpec, canonical_json
 from fedmed_site import cli, doctor_cli, doctor_machine, doctor_site
 from fedmed_site.agent import SiteAgent
 from fedmed_site.approvals import Approvals
 from fedmed_site.control import ControlServer
 from fedmed_site.control_records import SiteStatus
-from fedmed_site.doctor import Check, Finding, Patient, all_checks, bad, examine, ok, warn
+from fedmed_site.doctor import Check, Finding, Patient, all_checks, bad, examine, machine, ok, warn
 from fedmed_site.folder_desk import FolderDesk
 from fedmed_site.home import SiteHome
 from fedmed_site.policy import AllowedView
@@ -54,7 +56,13 @@ def prepared(tmp_path: Path) -> Patient:
 
 def patient_of(home: SiteHome, office: Office) -> Patient:
     """Return a patient with memory enough and no accelerator."""
-    return Patient(home=home, secret=SITE, now=lambda: office.now, free_memory=lambda: 64 * GIB, graphics=lambda: None)
+    return Patient(
+        home=home,
+        secret=SITE,
+        now=lambda: office.now,
+        free_memory=lambda: 64 * GIB,
+        machine=lambda _spec: "a processor",
+    )
 
 
 def one(check: Check, patient: Patient) -> Finding:
@@ -136,9 +144,21 @@ def test_memory_is_compared_with_the_largest_base(patient: Patient):
 
 
 def test_an_accelerator_is_never_needed(patient: Patient):
-    """Without one the finding is green, with one it is named."""
-    assert one(doctor_machine.accelerator, patient).level == "ok"
-    assert one(doctor_machine.accelerator, replace(patient, graphics=lambda: "H100")).found == "H100"
+    """Without one the finding is green and names the processor with what it can do; one that is there is named."""
+    found = one(doctor_machine.accelerator, replace(patient, machine=machine))
+    assert found.level == "ok"
+    assert "(cpu)" in found.found
+    assert "fp32 bf16 fp16" in found.found
+    assert one(doctor_machine.accelerator, replace(patient, machine=lambda _spec: "H100")).found == "H100"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a graphics card")
+def test_a_site_that_is_set_to_a_card_that_is_not_there_is_red(patient: Patient):
+    """Every study would be refused, and the cure is a command."""
+    home = patient.home
+    write_atomic(home.record_path, canonical_json(replace(home.record(), machine=MachineSpec(device="cuda"))))
+    found = one(doctor_machine.accelerator, replace(patient, machine=machine))
+    assert (found.level, found.cure) == ("bad", "fedmed site machine --device auto")
 
 
 # --- the folder ------------------------------------------------------------------------------

@@ -1,0 +1,124 @@
+"""A ceiling of memory decides how many records are computed at a time, and nothing of what comes out."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedmed.errors import RefusedError
+from fedmed.privacy import ceiling
+from fedmed.privacy.ceiling import peak_bytes
+from fedmed.privacy.engine import per_record_gradients, train_private
+from fedmed.privacy.noise import SeededNoise
+
+RECORDS, WIDE = 40, 4096
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Wide(nn.Module):
+    """A module whose records need far more memory than its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(5, 64), nn.Linear(64, 1)
+        self.sizes: list[int] = []
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return one logit per record."""
+        self.sizes.append(len(inputs))
+        hidden = torch.tanh(self.first(inputs))
+        spread = torch.sin(hidden[:, :, None] * torch.ones(WIDE // 64))
+        return self.head(torch.tanh(spread).mean(2))
+
+
+@pytest.fixture
+def wide() -> Wide:
+    """Return the module with seeded weights."""
+    torch.manual_seed(1)
+    return Wide()
+
+
+@pytest.fixture
+def many() -> tuple[Tensor, Tensor]:
+    """Return forty records."""
+    inputs = torch.randn(RECORDS, 5, generator=torch.Generator().manual_seed(2))
+    return inputs, (inputs[:, 0] > 0).float()
+
+
+def step(module: Wide, many: tuple[Tensor, Tensor], loss: Loss, **settings: Any) -> tuple[Tensor, list[int]]:
+    """Return the parameters after two steps on Poisson samples, and how many records each pass had."""
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    module.sizes.clear()
+    train_private(
+        module, loss=loss, inputs=many[0], labels=many[1], steps=2, sample_rate=0.7, expected_batch=28.0, clip_norm=0.5,
+        noise_multiplier=1.0, learning_rate=0.5, momentum=0.5, noise=SeededNoise(b"k"), **settings,
+    )  # fmt: skip
+    found = torch.cat([value.detach().flatten().clone() for value in module.parameters()])
+    module.load_state_dict(before)
+    return found, list(module.sizes)
+
+
+@pytest.mark.parametrize("size", [1, 7, 256])
+def test_the_result_does_not_depend_on_how_many_records_fit(
+    size: int, wide: Wide, many: tuple[Tensor, Tensor], loss: Loss, monkeypatch: pytest.MonkeyPatch
+):
+    """Samples, clips and noise are those of the whole batch, for one record at a time or all, but for rounding."""
+    expected, _ = step(wide, many, loss)
+    monkeypatch.setattr(ceiling, "_fitting", lambda *_, **__: size)
+    found, sizes = step(wide, many, loss, memory_bytes=1 << 40)
+    assert max(sizes) <= size
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_lower_ceiling_takes_fewer_records_at_a_time_and_holds(wide: Wide, many: tuple[Tensor, Tensor], loss: Loss):
+    """What torch really holds in a step stays below the ceiling, and the update is that of no ceiling."""
+    expected, _ = step(wide, many, loss)
+    weights = sum(value.nbytes for value in wide.parameters())
+    largest = []
+    for most in (1_500_000, 400_000):
+        found, sizes = step(wide, many, loss, memory_bytes=most)
+        largest.append(max(sizes))
+        assert torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
+        held = peak_bytes(lambda most=most: step(wide, many, loss, memory_bytes=most), torch.device("cpu"))  # type: ignore[misc]
+        assert held + weights <= most
+    assert 3 <= largest[1] < largest[0] < 28
+
+
+def test_rows_that_are_joined_count_too(wide: Wide, many: tuple[Tensor, Tensor], loss: Loss):
+    """Where gradients of all records are joined and summed in float64, fewer records fit."""
+    wide.sizes.clear()
+    rows = per_record_gradients(wide, loss=loss, inputs=many[0], labels=many[1], memory_bytes=400_000)
+    whole = torch.cat(list(per_record_gradients(wide, loss=loss, inputs=many[0], labels=many[1])))
+    assert torch.allclose(torch.cat(list(rows)), whole, rtol=1e-5, atol=1e-7)
+    _, sizes = step(wide, many, loss, memory_bytes=400_000)
+    assert 1 <= max(wide.sizes[3:-1]) <= max(sizes)
+
+
+def test_a_ceiling_below_one_record_is_refused_in_one_line(wide: Wide, many: tuple[Tensor, Tensor], loss: Loss):
+    """It says what is there and what one record needs."""
+    with pytest.raises(RefusedError, match=r"of memory at most; one record of this model needs about .* GiB"):
+        step(wide, many, loss, memory_bytes=1000)
+
+
+def test_measuring_looks_at_no_record(wide: Wide, many: tuple[Tensor, Tensor], loss: Loss):
+    """Records of nothing but NaN lead to the same size as others."""
+    _, sizes = step(wide, many, loss, memory_bytes=500_000)
+    _, other = step(wide, (torch.full_like(many[0], float("nan")), many[1]), loss, memory_bytes=500_000)
+    assert sizes[-4:] == other[-4:]
+
+
+def test_a_peak_is_what_is_held_at_once_not_what_was_ever_made():
+    """Two tensors one after the other count once, two at the same time twice."""
+
+    def one_after_another() -> None:
+        for _ in range(2):
+            torch.ones(100_000)
+
+    def together() -> float:
+        return float((torch.ones(100_000), torch.ones(100_000))[0][0])
+
+    device = torch.device("cpu")
+    assert 400_000 <= peak_bytes(one_after_another, device) < 500_000
+    assert 800_000 <= peak_bytes(together, device) < 900_000
