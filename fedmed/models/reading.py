@@ -139,11 +139,11 @@ def checkpointed(module: nn.Module) -> Iterator[None]:
         raise ModelError(f"checkpointing: expected transformers that can compute their blocks twice, got {names}")
     try:
         for part in models:
-            part.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+            part.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
         yield
     finally:
         for part in models:
-            part.gradient_checkpointing_disable()  # type: ignore[no-untyped-call]
+            part.activation_checkpointing_disable()  # type: ignore[no-untyped-call]
 
 
 def _salt(model: nn.Module) -> int:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fedmed.model_spec import ModelSpec
+from fedmed.model_spec import MachineSpec, ModelSpec
 
 TEXT = {"family": "text-encoder", "adapter": "lora", "characters": 100}
 IMAGE = {"family": "image-encoder", "adapter": "lora", "image_size": 8, "channels": 1}
@@ -36,3 +36,24 @@ def test_paths_can_be_left_behind():
     """All else stays."""
     spec = ModelSpec(**TEXT, path="/home/somebody/model")
     assert spec.without_paths() == ModelSpec(**TEXT)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"family": "mlp", "adapter": "full", "precision": "bf16"}, "precision must be fp32 where the whole model"),
+        ({"family": "tabular-transformer", "adapter": "lora", "checkpointing": True}, "checkpointing must be false"),
+    ],
+)
+def test_what_no_module_can_be_computed_in_is_refused(changes: dict[str, Any], complaint: str):
+    """Only a frozen base is computed in less than float32, and only pretrained blocks are computed twice."""
+    with pytest.raises(ValueError, match=complaint):
+        ModelSpec(**changes)
+    assert ModelSpec(family="tabular-transformer", adapter="lora", precision="bf16").precision == "bf16"
+
+
+@pytest.mark.parametrize("most", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_ceiling_of_memory_is_a_number_above_zero(most: float):
+    """Or null, for none."""
+    with pytest.raises(ValueError, match="memory_gb must be above 0"):
+        MachineSpec(memory_gb=most)

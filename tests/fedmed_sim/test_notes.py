@@ -92,7 +92,7 @@ def test_notes_reach_an_encoder_cleaned(tmp_path: Path) -> None:
 
 
 def test_conversations_in_json_lines_reach_a_causal_model(tmp_path: Path) -> None:
-    """The answers are learnt; no raw table is left at a site."""
+    """The answers are learnt, in half precision, twice computed and below a ceiling; no raw table is left at a site."""
     for site in SITES:
         lines = [
             {
@@ -109,7 +109,9 @@ def test_conversations_in_json_lines_reach_a_causal_model(tmp_path: Path) -> Non
         "columns": [KEY, {"name": "talk", "kind": "text", "role": "free-text"}],
         "targets": [{"name": "answer", "column": "talk", "answered": True}],
     }  # fmt: skip
-    simulate(tmp_path, schema, "model=causal_lm", f"model.path={base}", target="answer")
+    words = ("model.precision=bf16", "model.checkpointing=true", "site.device=cpu", "site.memory_gb=0.05")
+    summary = simulate(tmp_path, schema, "model=causal_lm", f"model.path={base}", *words, target="answer")
+    assert summary["machine"].endswith("(cpu), bf16")
     (run,) = (tmp_path / "runs").iterdir()
     assert not list(run.rglob("raw.csv"))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fedmed.cli import main
 from fedmed_sim.hospitals import write_hospitals
@@ -249,6 +250,10 @@ def test_bad_tables_are_one_line_with_file_column_and_cure(
         (("experiment=heart", "data.root=/nope"), "folder /nope does not exist; expected processed.cleveland.data"),
         (("resume=/nope",), "expected a configuration in /nope/config.yaml"),
         (("secagg.min_sites=9", *SMALL), "secagg.min_sites: the data has 3 sites, got 9"),
+        (("site.memory_gb=0",), "site.memory_gb must be above 0"),
+        (("site.device=tpu",), "site.device"),
+        (("site.device=cpu", "model.precision=fp8"), "fp8 can't be computed on"),
+        (("model=mlp", "+model.precision=bf16"), "precision must be fp32 where the whole model is trained"),
     ],
 )
 def test_a_wrong_command_leaves_one_line_and_nothing_on_disk(
@@ -260,6 +265,15 @@ def test_a_wrong_command_leaves_one_line_and_nothing_on_disk(
     complaints = [line for line in capsys.readouterr().err.splitlines() if line.startswith("fedmed: ")]
     assert len(complaints) == 1
     assert message in complaints[0]
+    assert not any((tmp_path / "runs").glob("*"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a graphics card")
+def test_a_card_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that was told to compute on one ends at once, with exit code 2 and nothing on disk."""
+    assert simulate("site.device=cuda", f"out={tmp_path / 'runs'}", *SMALL) == 2
+    (complaint,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("fedmed: ")]
+    assert complaint.startswith("fedmed: device: expected a graphics card for cuda, torch finds none here; use auto")
     assert not any((tmp_path / "runs").glob("*"))
 
 

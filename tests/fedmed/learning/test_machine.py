@@ -142,9 +142,8 @@ def test_a_module_comes_back_after_an_error():
 @pytest.mark.parametrize("trust_model", ["none", "local", "distributed"])
 def test_an_update_in_half_precision_is_near_that_of_float32(trust_model: Any):
     """Every trust model trains in the precision of the plan, with float32 or float64 results."""
-    privacy = PRIVATE if trust_model == "local" else replace(PRIVATE, trust_model=trust_model)
-    if trust_model == "none":
-        privacy = PrivacySpec(trust_model="none")
+    open_ = PrivacySpec(trust_model="none")
+    privacy = open_ if trust_model == "none" else replace(PRIVATE, trust_model=trust_model)
     training = TrainingSpec(rounds=1, local_steps=1, sample_rate=1.0, learning_rate=0.5)
     found = {}
     for precision in ("fp32", "bf16"):

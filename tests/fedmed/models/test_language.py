@@ -17,6 +17,7 @@ from fedmed.models.folder import folder_digest
 from fedmed.models.language import AnswerReader, conversation_ids, question
 from fedmed.models.text import Tokens
 from fedmed.privacy.engine import per_record_gradients
+from fedmed.privacy.precision import longest
 from fedmed.records import ModelSpec
 from fedmed.rows import conversation, text_rows
 
@@ -203,3 +204,36 @@ def test_attention_is_found_by_the_familys_names(family: str, names: set[str], c
     trained = [name for name, value in module.named_parameters() if value.requires_grad]
     assert {name.split(".")[-4] for name in trained} == names
     assert all("lora_B" in name for name in trained)
+
+
+@pytest.mark.parametrize("answers", [(), ("no", "yes")])
+def test_texts_of_one_length_have_the_outputs_that_they_have_alone(answers: tuple[str, ...], causal_folder: Any):
+    """Filled up to the most tokens on the left, questions and conversations keep choices and losses."""
+    module = adapted(spec_of(causal_folder("qwen2"), answers=answers)).eval()
+    batch = rows("how is a", "how is the pulse of b") if answers else rows(talk("a", "ill"), talk("and b", "well"))
+    with torch.no_grad():
+        short = module(batch)
+        with longest(module):
+            filled = module(batch)
+    assert torch.allclose(short, filled, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "qwen2"])
+def test_a_causal_model_gives_gradients_in_half_precision(family: str, causal_folder: Any):
+    """The loss is float32, and a record's row doesn't change by a bit with the length of another one's answer."""
+    module = adapted(spec_of(causal_folder(family)))
+    found = {}
+    for other in ("well", "well, but not very"):
+        batch = rows(talk("a", "ill"), talk("b", other))
+        for precision in ("fp32", "bf16"):
+            gradients = per_record_gradients(
+                module,
+                loss=record_losses,
+                inputs=batch,
+                labels=torch.zeros(2),
+                precision=precision,  # type: ignore[arg-type]
+            )
+            found[other, precision] = torch.cat(list(gradients))
+    exact, half = found["well", "fp32"][0], found["well", "bf16"][0]
+    assert 0 < float((half - exact).norm() / exact.norm()) < 0.2
+    assert torch.equal(half, found["well, but not very", "bf16"][0])

@@ -26,7 +26,8 @@ from fedmed.models import (
 )
 from fedmed.models.vector import Layout
 from fedmed.privacy.engine import per_record_gradients
-from fedmed.records import LoraRule, ModelSpec, TrainingSpec
+from fedmed.privacy.precision import longest
+from fedmed.records import LoraRule, ModelSpec, Precision, TrainingSpec
 from fedmed.rows import text_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT's own
@@ -247,3 +248,46 @@ def test_a_plan_names_nobodys_folder(text_folder: Any, clinics: Any, some_notes:
     plan = sites.plan(spec_of(text_folder("bert")), features=48)
     assert plan.model.path is None
     assert np.isfinite(plan.training.learning_rate)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_gives_gradients_in_half_precision(family: str, text_folder: Any):
+    """The trial passes, and each record's row is near that of float32 and no other one's when a neighbour changes."""
+    spec = spec_of(text_folder(family))
+    module = attach_adapter(build_module(architecture(Path(str(spec.path))), seed=1), spec, seed=1)
+    with torch.no_grad():
+        for name, value in module.named_parameters():
+            if "lora_B" in name:
+                value.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
+    labels = torch.tensor([0, 1, 0, 1])
+
+    def gradients(texts: list[str], precision: Precision) -> torch.Tensor:
+        batch = torch.from_numpy(text_rows(texts, characters=48))
+        found = per_record_gradients(
+            module, loss=record_losses, inputs=batch, labels=labels, precision=precision, physical_batch=2
+        )
+        return torch.cat(list(found))
+
+    texts = ["a", "b much longer note, is it not", "some other one", "fever"]
+    exact, half = gradients(texts, "fp32"), gradients(texts, "bf16")
+    assert 0 < float(((half - exact).norm(dim=1) / exact.norm(dim=1)).max()) < 0.2
+    texts[1] = "b"
+    assert torch.equal(gradients(texts, "bf16")[[0, 2, 3]], half[[0, 2, 3]])
+
+
+def test_texts_are_filled_up_to_one_length_where_a_shape_must_not_tell_of_others(text_folder: Any):
+    """Then the module sees the most tokens whatever the notes, and gives the same outputs."""
+    spec = spec_of(text_folder("bert"))
+    module = attach_adapter(build_module(architecture(Path(str(spec.path))), seed=1), spec, seed=1).eval()
+    widths: list[int] = []
+    layer = next(layer for layer in module.modules() if isinstance(layer, torch.nn.LayerNorm))
+    layer.register_forward_hook(lambda _layer, _given, found: widths.append(found.shape[1]))
+    batch = torch.from_numpy(text_rows(["a", "b much"], characters=48))
+    with torch.no_grad():
+        short = module(batch)
+        with longest(module):
+            filled = module(batch)
+        again = module(batch)
+    assert widths == [7, 24, 7]
+    assert torch.allclose(short, filled, atol=1e-6)
+    assert torch.equal(short, again)
