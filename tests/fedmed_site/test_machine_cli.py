@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ from federation import MemoryChannel, build_consortium
 from fedmed.errors import ConfigError, UsageError
 from fedmed.exchange import Failure, Task
 from fedmed.files import held_alone
+from fedmed.learning import local
+from fedmed.learning.local import Trained
 from fedmed.records import MachineSpec, canonical_json, digest
-from fedmed_site import cli, machine_cli
+from fedmed_site import cli, machine_cli, training
 from fedmed_site.home import SiteHome, SiteRecord
 from fedmed_site.policy import SitePolicy
 
@@ -93,3 +96,19 @@ def test_a_precision_that_a_site_can_not_compute_is_refused_before_the_charge(tm
         if action == "query.describe":
             assert "fp8 can't be computed on" in answer.reason
     assert next(home.ledgers.glob("*.jsonl")).read_bytes() == ledger
+
+
+def test_gradients_that_are_not_finite_are_counted_in_the_sites_own_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """They count as zero in the sum; how many there were stays here, and no answer says it."""
+
+    def with_two(*given: Any, **named: Any) -> Trained:
+        return replace(local.train_locally(*given, **named), nonfinite=2)
+
+    monkeypatch.setattr(training, "train_locally", with_two)
+    consortium = build_consortium(tmp_path, sites=3)
+    runner = consortium.runner(consortium.plan(), tmp_path / "state")
+    runner.run()
+    for root in consortium.homes:
+        assert "2 gradients of records were not finite and counted as zero" in SiteHome(root).log_path.read_text()

@@ -130,6 +130,15 @@ def test_only_frozen_matrices_are_lowered_and_all_come_back(precision: Precision
         assert torch.equal(value, before[name] + 1 if name in trained else before[name])
 
 
+def test_what_an_embedding_shares_with_the_output_stays_float32():
+    """Lowered, it would round the sums that run through all blocks, not only a product."""
+    module, _, _ = transformer("Qwen2")
+    output: Any = module.model.get_base_model().lm_head  # type: ignore[union-attr,operator]
+    with at_work(module, PROCESSOR, replace(SPEC, precision="bf16")):
+        assert output.weight.dtype == torch.float32
+        assert any(value.dtype == torch.bfloat16 for value in module.parameters())
+
+
 def test_a_module_comes_back_after_an_error():
     """Whatever ends the work, the weights are those that it came with."""
     module = module_of()
@@ -242,7 +251,9 @@ def transformer(kind: str) -> tuple[nn.Module, Tensor, Tensor]:
         ),
         "Llama": (lambda: t.LlamaForCausalLM(t.LlamaConfig(**size, **words, use_cache=False)), ["q_proj", "v_proj"]),
         "Qwen2": (
-            lambda: t.Qwen2ForCausalLM(t.Qwen2Config(**size, **words, num_key_value_heads=1, use_cache=False)),
+            lambda: t.Qwen2ForCausalLM(
+                t.Qwen2Config(**size, **words, num_key_value_heads=1, use_cache=False, tie_word_embeddings=True)
+            ),
             ["q_proj", "v_proj"],
         ),
         "ViT": (

@@ -250,7 +250,7 @@ def test_a_plan_names_nobodys_folder(text_folder: Any, clinics: Any, some_notes:
     assert np.isfinite(plan.training.learning_rate)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "deberta"])
 def test_every_family_gives_gradients_in_half_precision(family: str, text_folder: Any):
     """The trial passes, and each record's row is near that of float32 and no other one's when a neighbour changes."""
     spec = spec_of(text_folder(family))
@@ -273,6 +273,18 @@ def test_every_family_gives_gradients_in_half_precision(family: str, text_folder
     assert 0 < float(((half - exact).norm(dim=1) / exact.norm(dim=1)).max()) < 0.2
     texts[1] = "b"
     assert torch.equal(gradients(texts, "bf16")[[0, 2, 3]], half[[0, 2, 3]])
+
+
+def test_a_family_that_can_not_compute_in_half_precision_is_refused(text_folder: Any):
+    """The first DeBERTa masks with a number that bfloat16 has not; the trial says no before a note is read."""
+    spec = spec_of(text_folder("deberta"))
+    module = attach_adapter(build_module(architecture(Path(str(spec.path))), seed=1), spec, seed=1)
+    batch = torch.from_numpy(text_rows(["a", "b"], characters=48))
+    gradients = per_record_gradients(
+        module, loss=record_losses, inputs=batch, labels=torch.tensor([0, 1]), precision="bf16"
+    )
+    with pytest.raises(ModelError, match="can't be captured from this module"):
+        next(gradients)
 
 
 def test_texts_are_filled_up_to_one_length_where_a_shape_must_not_tell_of_others(text_folder: Any):
