@@ -25,7 +25,7 @@ from torch import nn
 
 from fedmed.data.source import Cohort
 from fedmed.errors import DataError, ModelError
-from fedmed.learning.machine import Machine, at_work
+from fedmed.learning.machine import Bounds, Machine, at_work
 from fedmed.learning.memory import Memory, gradient_at, split
 from fedmed.models.build import record_losses, scores
 from fedmed.models.lora import layer_of, whole_weights_trained
@@ -36,7 +36,7 @@ from fedmed.privacy.gradients import device_of
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.precision import computing
 from fedmed.privacy.release import clipped_sum, private_sum
-from fedmed.records import ContinualSpec, MachineSpec, ModelSpec, Precision, PrivacySpec, TrainingSpec
+from fedmed.records import ContinualSpec, ModelSpec, PrivacySpec, TrainingSpec
 
 _LARGEST_BLOCK = 2**24
 """Most gradients of records in memory at once, in numbers."""
@@ -105,21 +105,15 @@ def train_locally(
     layout = Layout.of(module)
     layout.write(module, start if own is None else own)
     inputs, labels = _tensors(cohort)
-    compute = _Compute.of(spec, machine)
     if privacy.trust_model == "distributed":  # one step from the round's model, which pulls nowhere there
         pull = 0.0 if memory is None else gradient_at(module, memory)
-        with at_work(module, compute.machine, spec):
-            total, nonfinite = _clipped_gradients(module, inputs, labels, clip_norm=privacy.clip_norm, compute=compute)
+        with at_work(module, machine, spec) as bounds:
+            total, nonfinite = _clipped_gradients(module, inputs, labels, clip_norm=privacy.clip_norm, bounds=bounds)
         return Trained(delta=-training.learning_rate * (total / len(labels) + pull), nonfinite=nonfinite)
     penalty, weight_pull = split(start, memory, mu=training.proximal)
-    private = partial(
-        train_private,
-        clip_norm=privacy.clip_norm,
-        noise_multiplier=privacy.noise_multiplier,
-        memory_bytes=compute.memory_bytes,
-    )
+    private = partial(train_private, clip_norm=privacy.clip_norm, noise_multiplier=privacy.noise_multiplier)
     train = private if privacy.private else train_plain
-    with at_work(module, compute.machine, spec):
+    with at_work(module, machine, spec) as bounds:
         report = train(
             module,
             loss=record_losses,
@@ -133,34 +127,14 @@ def train_locally(
             noise=noise,
             penalty=penalty,
             penalty_gradient=weight_pull,
-            precision=compute.precision,
+            memory_bytes=bounds.memory_bytes,
+            precision=bounds.precision,
         )
     return Trained(delta=layout.read(module) - start, nonfinite=report.nonfinite)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Compute:
-    """How a site computes: on what, in what precision, below what."""
-
-    machine: Machine
-    precision: Precision
-
-    @classmethod
-    def of(cls, spec: ModelSpec | None, machine: Machine | None) -> "_Compute":
-        """Return it; without a machine it is the processor, without a specification float32."""
-        return cls(
-            machine=machine or Machine.found(MachineSpec(device="cpu")),
-            precision="fp32" if spec is None else spec.precision,
-        )
-
-    @property
-    def memory_bytes(self) -> int | None:
-        """Most that tensors may hold."""
-        return self.machine.ceiling_bytes
-
-
 def _clipped_gradients(
-    module: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, *, clip_norm: float, compute: _Compute
+    module: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, *, clip_norm: float, bounds: Bounds
 ) -> tuple[NDArray[np.float64], int]:
     """Return the sum of the clipped gradients of all records, shape `[size]`, and how many weren't finite.
 
@@ -172,8 +146,8 @@ def _clipped_gradients(
         loss=record_losses,
         inputs=inputs,
         labels=labels,
-        memory_bytes=compute.memory_bytes,
-        precision=compute.precision,
+        memory_bytes=bounds.memory_bytes,
+        precision=bounds.precision,
     )
     total, nonfinite = torch.zeros(Layout.of(module).size, dtype=torch.float64), 0
     for block in blocks:
@@ -193,9 +167,8 @@ def evaluate(
     """Evaluate a model on held-out records, in the precision that it was trained in."""
     Layout.of(module).write(module, model)
     inputs, labels = _tensors(cohort)
-    compute = _Compute.of(spec, machine)
     module.eval()
-    with torch.no_grad(), at_work(module, compute.machine, spec), computing(module, compute.precision):
+    with torch.no_grad(), at_work(module, machine, spec) as bounds, computing(module, bounds.precision):
         logits = module(inputs.to(device_of(module))).cpu()
         losses = record_losses(logits, labels)
         probabilities = scores(logits)
@@ -236,28 +209,27 @@ def fisher_sum(
     """
     Layout.of(module).write(module, model)
     inputs, labels = _tensors(cohort)
-    compute = _Compute.of(spec, machine)
     gradients_of = partial(
         per_record_gradients,
         module,
         loss=record_losses,
         inputs=inputs,
         labels=labels,
-        memory_bytes=compute.memory_bytes,
-        precision=compute.precision,
     )
     module.eval()
     if continual.fisher == "coordinates":
-        with at_work(module, compute.machine, spec):
-            squared: Iterable[torch.Tensor] = (block.square() for block in gradients_of())
+        with at_work(module, machine, spec) as bounds:
+            blocks = gradients_of(memory_bytes=bounds.memory_bytes, precision=bounds.precision)
+            squared: Iterable[torch.Tensor] = (block.square() for block in blocks)
             return _bounded_sum(squared, clip_norm=continual.fisher_clip_norm, privacy=privacy, noise=noise)
     if spec is None:
         raise ModelError("expected the model's specification with delta-w, got none")
-    with whole_weights_trained(module), at_work(module, compute.machine, spec):
+    with whole_weights_trained(module), at_work(module, machine, spec) as bounds:
         layout = Layout.of(module)
         scale = torch.from_numpy(_weight_scale(layout, spec)).to(device_of(module))
         rows = max(1, min(256, _LARGEST_BLOCK // layout.size))
-        squared = ((block * scale).square() for block in gradients_of(physical_batch=rows))
+        blocks = gradients_of(physical_batch=rows, memory_bytes=bounds.memory_bytes, precision=bounds.precision)
+        squared = ((block * scale).square() for block in blocks)
         return _bounded_sum(squared, clip_norm=continual.fisher_clip_norm, privacy=privacy, noise=noise)
 
 

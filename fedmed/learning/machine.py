@@ -93,15 +93,24 @@ class Machine:
         return f"{self.name} ({self.device}), {size}, {' '.join(self.precisions)}{ceiling}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What a training has to keep to."""
+
+    precision: Precision
+    memory_bytes: int | None
+    """The machine's ceiling, less what is set aside on a processor to put the module back; None is no bound."""
+
+
 @contextmanager
-def at_work(module: nn.Module, machine: Machine, spec: ModelSpec | None = None) -> Iterator[None]:
+def at_work(module: nn.Module, machine: Machine | None, spec: ModelSpec | None = None) -> Iterator[Bounds]:
     """Hold `module` on the machine, its frozen matrices in the precision of `spec`, its blocks checkpointed if asked.
 
-    Afterwards it stands on the processor as before, with what was trained.
+    Afterwards it stands on the processor as before, with what was trained. Lent is what training has to keep to.
 
     Args:
         module: In float32 on the processor, what it trains already chosen.
-        machine: Where to.
+        machine: Where to; None is the processor without a ceiling.
         spec: Of the model; None is float32 without checkpointing.
 
     Raises:
@@ -109,6 +118,7 @@ def at_work(module: nn.Module, machine: Machine, spec: ModelSpec | None = None) 
         ModelError: The module can't be checkpointed.
     """
     precision: Precision = "fp32" if spec is None else spec.precision
+    machine = machine or Machine.found(MachineSpec(device="cpu"))
     machine.require(precision)
     checkpoints = checkpointed(module) if spec is not None and spec.checkpointing else nullcontext()
     values = [*module.parameters(), *module.buffers()]
@@ -117,8 +127,10 @@ def at_work(module: nn.Module, machine: Machine, spec: ModelSpec | None = None) 
     try:
         for value, data in before:
             value.data = data.to(machine.device, DTYPES[precision] if value in low else data.dtype)
+        aside = sum(value.nbytes for value in low) * 2 if machine.device == "cpu" and precision != "fp32" else 0
         with checkpoints:
-            yield
+            most = machine.ceiling_bytes
+            yield Bounds(precision=precision, memory_bytes=None if most is None else max(0, most - aside))
     finally:
         for value, data in before:
             if value.requires_grad:
@@ -136,6 +148,7 @@ def _lowered(module: nn.Module) -> set[Tensor]:
 def _card(given: int | None) -> Machine:
     properties = torch.cuda.get_device_properties(0)
     free, total = torch.cuda.mem_get_info(0)
+    free += torch.cuda.memory_reserved(0)  # what torch keeps of earlier work is free for the next
     precisions: list[Precision] = ["fp32"]
     if torch.cuda.is_bf16_supported(including_emulation=False):
         precisions.append("bf16")

@@ -20,10 +20,8 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from fedmed.errors import ModelError, RefusedError
-from fedmed.model_spec import Precision
-from fedmed.privacy.descent import Records
-from fedmed.privacy.gradients import Capture, device_of, synthetic
-from fedmed.privacy.precision import block_size, in_blocks, longest
+from fedmed.privacy.gradients import device_of, synthetic
+from fedmed.privacy.precision import longest
 
 _JOINED_BYTES: Final = 20
 """Of each number of a gradient where rows are joined and summed in float64: 4 joined, 8 raised, 8 selected."""
@@ -31,39 +29,43 @@ _MARGIN: Final = 1.1
 """On what a record was measured to need: what a batch needs isn't quite linear in it."""
 
 
-def blocks(
+def fitting(
     module: nn.Module,
-    capture: Capture,
+    run: Callable[[Tensor, Tensor], object],
     inputs: Tensor,
     labels: Tensor,
     *,
-    precision: Precision,
-    most: int,
-    memory_bytes: int | None,
-    expected: float,
+    memory_bytes: int,
     joined: bool = False,
-) -> tuple[Capture, Records]:
-    """Return the capture and the records as they come, a block at a time: at most `most`, and as many as fit.
+) -> int:
+    """Return how many records may be computed at a time under a ceiling.
 
     Args:
-        module: Where it stands ready for `capture`.
-        capture: Of per-record gradients.
-        inputs: Of all records.
-        labels: Theirs.
-        precision: Of the frozen part; in less than float32 the size is a power of two.
-        most: Most records at a time.
-        memory_bytes: Most bytes in tensors, those of the module among them; None is no ceiling.
-        expected: How many records a step is expected to have; a public number.
-        joined: Whether the rows are joined to one matrix and summed in float64.
+        module: Where it stands ready for `run`.
+        run: The forward and backward pass over some inputs and labels; what it returns is held, its gradients too.
+        inputs: Real inputs, of which only shape and dtype are used.
+        labels: Real labels, likewise.
+        memory_bytes: Most bytes in tensors, those of the module among them.
+        joined: Whether gradients of records are joined to one matrix and summed in float64.
 
     Raises:
         RefusedError: Not even one record fits: the site's own ceiling forbids the work.
     """
-    if memory_bytes is not None:
-        most = min(most, _fitting(module, capture, inputs, labels, memory_bytes=memory_bytes, joined=joined))
-    size = block_size(precision, most, expected)
-    records = Records(inputs=inputs, labels=labels, physical_batch=size, device=device_of(module))
-    return in_blocks(capture, precision, size), records
+    device = device_of(module)
+    batches = [tuple(synthetic(value, records, device) for value in (inputs, labels)) for records in (1, 1, 2)]
+    with longest(module):  # the first pass is not counted: libraries allocate for good in it
+        _, one, two = (peak_bytes(lambda batch=batch: run(*batch), device) for batch in batches)  # type: ignore[misc]
+    each = max(two - one, one // 8, 1)
+    if joined:
+        each += _JOINED_BYTES * sum(value.numel() for value in module.parameters() if value.requires_grad)
+    held = _held(module, device) + max(0, one - each)
+    fitting = int((memory_bytes - held) / (each * _MARGIN))
+    if fitting < 1:
+        raise RefusedError(
+            f"this site trains with {_gib(memory_bytes)} of memory at most; one record of this model needs about"
+            f" {_gib(held + each)}, the model among them; raise the site's memory_gb, or use checkpointing"
+        )
+    return fitting
 
 
 def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
@@ -89,26 +91,6 @@ def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
     ]
     ordered = sorted(changes, key=lambda change: change[0])
     return max(itertools.accumulate((int(size) for _, size in ordered), initial=0))
-
-
-def _fitting(
-    module: nn.Module, capture: Capture, inputs: Tensor, labels: Tensor, *, memory_bytes: int, joined: bool
-) -> int:
-    device = device_of(module)
-    batches = [tuple(synthetic(value, records, device) for value in (inputs, labels)) for records in (1, 1, 2)]
-    with longest(module):  # the first pass is not counted: libraries allocate for good in it
-        _, one, two = (peak_bytes(lambda batch=batch: capture(*batch), device) for batch in batches)  # type: ignore[misc]
-    each = max(two - one, one // 8, 1)
-    if joined:
-        each += _JOINED_BYTES * sum(value.numel() for value in module.parameters() if value.requires_grad)
-    held = _held(module, device) + max(0, one - each)
-    fitting = int((memory_bytes - held) / (each * _MARGIN))
-    if fitting < 1:
-        raise RefusedError(
-            f"this site trains with {_gib(memory_bytes)} of memory at most; one record of this model needs about"
-            f" {_gib(held + each)}, the model among them; raise the site's memory_gb, or use checkpointing"
-        )
-    return fitting
 
 
 def _held(module: nn.Module, device: torch.device) -> int:

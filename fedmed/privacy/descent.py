@@ -24,10 +24,11 @@ from torch import Tensor, nn
 
 from fedmed.errors import ConfigError, DataError, ModelError
 from fedmed.model_spec import Precision
-from fedmed.privacy.gradients import Loss, device_of, loss_scale, record_losses, trainable, training_mode
+from fedmed.privacy.ceiling import fitting
+from fedmed.privacy.gradients import Capture, Loss, device_of, loss_scale, record_losses, trainable, training_mode
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.penalty import Penalty
-from fedmed.privacy.precision import computing, scaled
+from fedmed.privacy.precision import block_size, computing, in_blocks, scaled
 
 PenaltyGradient: TypeAlias = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
 """Maps the trainable parameters by name to what to add to their gradients; it must not look at records."""
@@ -73,6 +74,7 @@ def train_plain(
     penalty_gradient: PenaltyGradient | None = None,
     penalty: Penalty | None = None,
     physical_batch: int = 256,
+    memory_bytes: int | None = None,
     precision: Precision = "fp32",
 ) -> TrainReport:
     """Train like `train_private`, without clip and noise: same loop, same samples, no privacy.
@@ -93,6 +95,7 @@ def train_plain(
         penalty_gradient: Added to the gradient.
         penalty: Pull towards an anchor; its gradient is added too.
         physical_batch: Most records in memory at once; doesn't change the result.
+        memory_bytes: Most that tensors may hold, weights among them; as many records at once as fit under it.
         precision: What frozen layers compute in.
 
     Raises:
@@ -101,20 +104,27 @@ def train_plain(
         ModelError: The module has nothing to train, the penalty doesn't fit, or the loss isn't one per record.
     """
     check_loop(steps=steps, sample_rate=sample_rate, expected_batch=expected_batch, learning_rate=learning_rate)
-    records = Records(inputs=inputs, labels=labels, physical_batch=physical_batch, device=device_of(module))
+    check_records(inputs, labels, physical_batch)
     loss = scaled(loss, precision)
     descent = Descent.of(
         module, learning_rate=learning_rate, momentum=momentum, penalty_gradient=penalty_gradient, penalty=penalty
     )
 
+    def backward(some_inputs: Tensor, some_labels: Tensor) -> int:
+        return _plain_backward(module, loss, some_inputs, some_labels)
+
     def step(rows: Tensor) -> int:
         descent.sgd.zero_grad()
-        nonfinite = sum(_plain_backward(module, loss, *batch) for batch in records.batches(rows))
+        nonfinite = sum(backward(*batch) for batch in records.batches(rows))
         _average(descent.parameters, expected_batch * loss_scale(precision))
         return nonfinite
 
     with training_mode(module), computing(module, precision):
         try:
+            size = physical_batch
+            if memory_bytes is not None:
+                size = min(size, fitting(module, backward, inputs, labels, memory_bytes=memory_bytes))
+            records = Records(inputs=inputs, labels=labels, physical_batch=size, device=device_of(module))
             return descent.run(step, records=len(records), steps=steps, sample_rate=sample_rate, noise=noise)
         finally:
             descent.sgd.zero_grad()
@@ -149,6 +159,41 @@ class Records:
             else:
                 found = self.inputs[chunk], self.labels[chunk]
             yield found[0].to(self.device), found[1].to(self.device)
+
+
+def blocks(
+    module: nn.Module,
+    capture: Capture,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    precision: Precision,
+    most: int,
+    memory_bytes: int | None,
+    expected: float,
+    joined: bool = False,
+) -> tuple[Capture, Records]:
+    """Return the capture and the records as they come, a block at a time: at most `most`, and as many as fit.
+
+    Args:
+        module: Where it stands ready for `capture`.
+        capture: Of per-record gradients.
+        inputs: Of all records.
+        labels: Theirs.
+        precision: Of the frozen part; in less than float32 the size is a power of two.
+        most: Most records at a time.
+        memory_bytes: Most bytes in tensors, those of the module among them; None is no ceiling.
+        expected: How many records a step is expected to have; a public number.
+        joined: Whether the rows are joined to one matrix and summed in float64.
+
+    Raises:
+        RefusedError: Not even one record fits.
+    """
+    if memory_bytes is not None:
+        most = min(most, fitting(module, capture, inputs, labels, memory_bytes=memory_bytes, joined=joined))
+    size = block_size(precision, most, expected)
+    records = Records(inputs=inputs, labels=labels, physical_batch=size, device=device_of(module))
+    return in_blocks(capture, precision, size), records
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -30,13 +30,13 @@ from torch import Tensor, nn
 
 from fedmed.errors import ModelError
 from fedmed.model_spec import Precision
-from fedmed.privacy.ceiling import blocks
 from fedmed.privacy.descent import (
     Descent,
     PenaltyGradient,
     Records,
     StepReport,
     TrainReport,
+    blocks,
     check_loop,
     check_records,
     require_positive,

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from fedmed.errors import RefusedError
-from fedmed.privacy import ceiling
+from fedmed.privacy import descent
 from fedmed.privacy.ceiling import peak_bytes
-from fedmed.privacy.engine import per_record_gradients, train_private
+from fedmed.privacy.engine import per_record_gradients, train_plain, train_private
 from fedmed.privacy.noise import SeededNoise
 
 RECORDS, WIDE = 40, 4096
@@ -66,7 +66,7 @@ def test_the_result_does_not_depend_on_how_many_records_fit(
 ):
     """Samples, clips and noise are those of the whole batch, for one record at a time or all, but for rounding."""
     expected, _ = step(wide, many, loss)
-    monkeypatch.setattr(ceiling, "_fitting", lambda *_, **__: size)
+    monkeypatch.setattr(descent, "fitting", lambda *_, **__: size)
     found, sizes = step(wide, many, loss, memory_bytes=1 << 40)
     assert max(sizes) <= size
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
@@ -84,6 +84,24 @@ def test_a_lower_ceiling_takes_fewer_records_at_a_time_and_holds(wide: Wide, man
         held = peak_bytes(lambda most=most: step(wide, many, loss, memory_bytes=most), torch.device("cpu"))  # type: ignore[misc]
         assert held + weights <= most
     assert 3 <= largest[1] < largest[0] < 28
+
+
+def test_plain_training_keeps_below_the_ceiling_too(wide: Wide, many: tuple[Tensor, Tensor], loss: Loss):
+    """Without privacy the same ceiling holds, and the update is that of no ceiling."""
+    weights, ends = sum(value.nbytes for value in wide.parameters()), []
+    start = {name: value.clone() for name, value in wide.state_dict().items()}
+
+    def train(most: int | None) -> None:
+        wide.load_state_dict(start)
+        train_plain(
+            wide, loss=loss, inputs=many[0], labels=many[1], steps=1, sample_rate=1.0, expected_batch=40.0,
+            learning_rate=0.5, momentum=0.0, noise=SeededNoise(b"k"), memory_bytes=most,
+        )  # fmt: skip
+        ends.append(torch.cat([value.detach().flatten().clone() for value in wide.parameters()]))
+
+    assert peak_bytes(lambda: train(500_000), torch.device("cpu")) + weights <= 500_000
+    assert peak_bytes(lambda: train(None), torch.device("cpu")) > 500_000
+    assert torch.allclose(ends[0], ends[1], rtol=1e-5, atol=1e-6)
 
 
 def test_rows_that_are_joined_count_too(wide: Wide, many: tuple[Tensor, Tensor], loss: Loss):

@@ -286,7 +286,7 @@ def test_float16_keeps_gradients_that_it_could_not_hold():
     module, inputs, labels = build("BERT")
 
     def faint(logits: Tensor, labels: Tensor) -> Tensor:
-        return 1e-6 * losses(logits, labels)
+        return 1e-7 * losses(logits, labels)
 
     def found(precision: Precision) -> Tensor:
         rows = per_record_gradients(module, loss=faint, inputs=inputs, labels=labels, precision=precision)
