@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from fedmed.errors import RefusedError
 from fedmed.privacy import descent
-from fedmed.privacy.ceiling import peak_bytes
-from fedmed.privacy.engine import per_record_gradients, train_plain, train_private
+from fedmed.privacy.ceiling import fitting, peak_bytes
+from fedmed.privacy.engine import train_plain, train_private
 from fedmed.privacy.noise import SeededNoise
 
 RECORDS, WIDE = 40, 4096
@@ -104,14 +104,16 @@ def test_plain_training_keeps_below_the_ceiling_too(wide: Wide, many: tuple[Tens
     assert torch.allclose(ends[0], ends[1], rtol=1e-5, atol=1e-6)
 
 
-def test_rows_that_are_joined_count_too(wide: Wide, many: tuple[Tensor, Tensor], loss: Loss):
-    """Where gradients of all records are joined and summed in float64, fewer records fit."""
-    wide.sizes.clear()
-    rows = per_record_gradients(wide, loss=loss, inputs=many[0], labels=many[1], memory_bytes=400_000)
-    whole = torch.cat(list(per_record_gradients(wide, loss=loss, inputs=many[0], labels=many[1])))
-    assert torch.allclose(torch.cat(list(rows)), whole, rtol=1e-5, atol=1e-7)
-    _, sizes = step(wide, many, loss, memory_bytes=400_000)
-    assert 1 <= max(wide.sizes[3:-1]) <= max(sizes)
+def test_rows_that_are_joined_count_too(many: tuple[Tensor, Tensor]):
+    """Where gradients of all records are joined and summed in float64, fewer records of a large model fit."""
+    module = nn.Linear(5, 4000)
+    alone, joined = (
+        fitting(module, lambda inputs, _: module(inputs), *many, memory_bytes=20_000_000, joined=both)
+        for both in (False, True)
+    )
+    each = 20 * sum(value.numel() for value in module.parameters())
+    assert 1 <= joined < alone
+    assert joined * each < 20_000_000
 
 
 def test_a_ceiling_below_one_record_is_refused_in_one_line(wide: Wide, many: tuple[Tensor, Tensor], loss: Loss):

@@ -197,6 +197,17 @@ def test_the_module_comes_back_as_it_was(low: Precision):
     assert not any(value.grad is not None for value in module.parameters())
 
 
+def test_a_way_to_capture_that_fails_leaves_the_next_one_float32_layers():
+    """What computing put on a trained layer is there again when direct capture lets go of it."""
+    module, _, _ = build("BERT")
+    layer = next(layer for name, layer in module.named_modules() if name.endswith("lora_B.default"))
+    with computing(module, "bf16"):
+        before = vars(layer)["forward"]
+        with direct_capture(module, losses):
+            assert vars(layer)["forward"] is not before
+        assert vars(layer)["forward"] is before
+
+
 def test_private_and_plain_training_take_one_step_without_clip_and_noise(low: Precision):
     """Switching privacy off changes clip and noise and nothing else, in half precision too."""
     from fedmed.privacy.engine import train_plain  # noqa: PLC0415  beside what it is compared with
