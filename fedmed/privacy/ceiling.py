@@ -12,6 +12,7 @@ What it does not do: bound what is held outside tensors (interpreter, libraries,
 """
 
 import itertools
+import os
 from collections.abc import Callable
 from typing import Final
 
@@ -25,6 +26,7 @@ from fedmed.privacy.precision import longest
 
 _JOINED_BYTES: Final = 20
 """Of each number of a gradient where rows are joined and summed in float64: 4 joined, 8 raised, 8 selected."""
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler else writes on standard error
 _MARGIN: Final = 1.1
 """On what a record was measured to need: what a batch needs isn't quite linear in it."""
 
