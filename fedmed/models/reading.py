@@ -139,7 +139,7 @@ def checkpointed(module: nn.Module) -> Iterator[None]:
         raise ModelError(f"checkpointing: expected transformers that can compute their blocks twice, got {names}")
     try:
         for part in models:
-            part.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+            part.activation_checkpointing_enable({"use_reentrant": False})
         yield
     finally:
         for part in models:
