@@ -47,7 +47,7 @@ def simulate(tmp_path: Path, schema: dict[str, Any], *words: str) -> Path:
         (conf / group).mkdir(parents=True)
         (conf / group / "own.yaml").write_text(yaml.safe_dump(content))
     settings = [f"hydra.searchpath=[file://{conf}]", "data=own", "engine=inprocess", f"out={tmp_path / 'runs'}"]
-    training = ["plan.rounds=2", "plan.local_steps=1", "model.lora_rank=2", f"model.path={tmp_path / 'model'}"]
+    training = ["plan.rounds=2", "plan.local_steps=1", f"model.path={tmp_path / 'model'}"]
     assert main(["simulate", *settings, *training, *words]) == 0
     (folder,) = (tmp_path / "runs").iterdir()
     summary = json.loads((folder / "summary.json").read_text())

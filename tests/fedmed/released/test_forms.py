@@ -1,6 +1,7 @@
 """Forms of a released model: each gives, without FedMed or PEFT, what base and adapter gave."""
 
 import json
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ from fedmed.rows import text_rows
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),  # PEFT's own
-    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec:FutureWarning"),  # torch.export's own
 ]
 needs_onnx = pytest.mark.skipif(
     any(find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
@@ -178,6 +178,16 @@ def test_a_family_of_fedmed_is_merged_into_a_model_folder(kind: str, tmp_path: P
         found = module.eval()(rows_of(kind))
     assert torch.allclose(found, released_outputs(folder, rows_of(kind)), atol=1e-4)
     assert "load_module('.'" in (out / "README.md").read_text()
+
+
+def test_the_facts_beside_a_form_are_documented(tmp_path: Path):
+    """The how-to lists every key of fedmed.json, and no other."""
+    export(open_released(write_result(tmp_path, "tabular-transformer")), "merged", tmp_path / "merged", schema=None)
+    facts = json.loads((tmp_path / "merged" / "fedmed.json").read_text())
+    page = (Path(__file__).parents[3] / "docs/how-to/use-the-model-elsewhere.md").read_text()
+    section = page.partition("## What lies beside the weights")[2].partition("\n## ")[0]
+    rows = [line.split(" | ")[0] for line in section.splitlines() if line.startswith("| `")]
+    assert {key for row in rows for key in re.findall(r"`([^`]+)`", row)} == set(facts)
 
 
 @pytest.mark.parametrize("kind", ["linear", "survival", "ngrams"])

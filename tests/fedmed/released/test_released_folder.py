@@ -81,7 +81,7 @@ def test_an_adapter_of_another_shape_is_refused(tmp_path: Path):
     for other in (
         {name: value for name, value in whole.items() if name != first},
         whole | {first: whole[first][:1].clone()},
-        whole | {"more": whole[first]},
+        whole | {"more": whole[first].clone()},
     ):
         path.write_bytes(safetensors.torch.save(other))
         with pytest.raises(ModelError, match="expected the adapter that the plan describes"):
