@@ -14,6 +14,7 @@ import transformers
 from numpy.typing import NDArray
 from released_results import CHARACTERS, SIDE, TABLE, released_outputs, write_result
 
+from fedmed.data.schema import Column, Schema, Target, TextPart
 from fedmed.errors import IntegrityError, UsageError
 from fedmed.models import folder_digest, load_module, scores
 from fedmed.models.ngrams import hashed
@@ -139,6 +140,19 @@ def test_a_graph_gives_what_the_released_model_gives(kind: str, tmp_path: Path):
     assert not list(tmp_path.glob(".*"))
 
 
+@needs_onnx
+@pytest.mark.slow
+def test_a_model_of_free_answers_gives_logits_alone(tmp_path: Path):
+    """It has no classes: whoever generates reads the logits after each token."""
+    released = open_released(write_result(tmp_path, "causal-lm:gpt2:free"))
+    export(released, "onnx", tmp_path / "graph", schema=None)
+    facts = json.loads((tmp_path / "graph" / "fedmed.json").read_text())
+    assert [port["name"] for port in facts["outputs"]] == ["logits"]
+    assert facts["outputs"][0]["axes"] == ["records", "tokens", 300]
+    assert facts["classes"] is None
+    assert "answers" not in facts["preprocessing"]["text"]
+
+
 @pytest.mark.parametrize("kind", [kind for kind in LARGE if kind != "fusion"])
 def test_a_merged_folder_loads_in_plain_transformers(kind: str, tmp_path: Path):
     """Base and adapter are one; without PEFT the logits are those of the released model."""
@@ -164,6 +178,26 @@ def test_a_merged_folder_loads_in_plain_transformers(kind: str, tmp_path: Path):
     expected = released_outputs(folder, rows_of(kind))
     assert torch.allclose(found, expected, atol=1e-4 * max(1.0, float(expected.abs().max())))
     assert {path.suffix for path in out.iterdir()} <= {".json", ".safetensors", ".md", ".jinja", ".txt"}
+
+
+def test_a_merged_classifier_carries_the_names_of_its_classes(tmp_path: Path):
+    """Where the data set's schema is given: transformers shows them to whoever runs the model."""
+    stages = ("early", "late", "none")
+    schema = Schema(
+        name="tiny",
+        file="{site}.csv",
+        columns=(
+            Column(name="note", kind="text", role="free-text"),
+            Column(name="stage", kind="category", role="target", values=stages),
+        ),
+        targets=(Target(name="stage", column="stage", one_of=stages, classes=stages),),
+        text=TextPart(column="note", characters=CHARACTERS),
+    )
+    folder = write_result(tmp_path, "text-encoder:bert", schema=schema, target="stage")
+    export(open_released(folder), "merged", tmp_path / "merged", schema=schema)
+    config = transformers.AutoConfig.from_pretrained(str(tmp_path / "merged"), local_files_only=True)
+    assert config.id2label == dict(enumerate(stages))
+    assert json.loads((tmp_path / "merged" / "fedmed.json").read_text())["classes"] == list(stages)
 
 
 @pytest.mark.parametrize("kind", ["tabular-transformer", "fusion"])
