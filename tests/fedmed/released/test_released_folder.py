@@ -1,9 +1,11 @@
 """A result's folder is opened whole and of one study, or not at all."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import safetensors.torch
 from released_results import write_result
@@ -44,6 +46,17 @@ def test_facts_of_another_plan_are_refused(tmp_path: Path):
     changed(folder / "result.json", plan_digest="f" * 64)
     with pytest.raises(IntegrityError, match=r"expected the facts of plan.json, found those of another"):
         open_released(folder)
+
+
+def test_a_plan_that_lacks_a_later_field_is_still_the_plan(tmp_path: Path):
+    """Its digest is that of the bytes that were signed, whatever this version would write."""
+    folder = write_result(tmp_path, "linear")
+    plan = json.loads((folder / "plan.json").read_text())
+    del plan["model"]["augmentation"]  # a field with a default
+    older = msgspec.json.encode(plan)
+    (folder / "plan.json").write_bytes(older)
+    changed(folder / "result.json", plan_digest=hashlib.sha256(older).hexdigest())
+    assert open_released(folder).plan.model.augmentation == "none"
 
 
 def test_a_base_that_is_not_the_plans_is_refused(tmp_path: Path):
