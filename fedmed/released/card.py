@@ -147,7 +147,8 @@ def _training(plan: Plan, facts: StudyResult) -> str:
     return (
         f"{facts.rounds} rounds of {training.local_steps} local steps; Poisson samples at a rate of"
         f" {training.sample_rate:g}; learning rate {training.learning_rate:g}.\n"
-        f"Updates became one by `{plan.optimiser.kind}`, learning rate {plan.optimiser.learning_rate:g}.{earlier}{own}{base}"
+        f"Updates became one by `{plan.optimiser.kind}`, learning rate {plan.optimiser.learning_rate:g}."
+        f"{earlier}{own}{base}"
     )
 
 
