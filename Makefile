@@ -53,7 +53,7 @@ wheel: $(STAMP)  ## Build the wheel and test it in a clean environment
 	$(BIN)/python tests/wheel_check.py
 
 wheelhouse: $(STAMP)  ## Wheels of FedMed and all that it needs, for machines without the internet
-	$(BIN)/python -m pip wheel --quiet --constraint constraints.txt --wheel-dir wheelhouse '.[tables,imaging,chinese]'
+	$(BIN)/python -m pip wheel --quiet --constraint constraints.txt --wheel-dir wheelhouse '.[tables,imaging,chinese,onnx]'
 
 check: lint types contracts docs wheel test  ## All that CI runs
 

@@ -4,6 +4,7 @@ Why it exists: a model is of use where FedMed is not.
 
 Rules:
     * Nothing is overwritten, and an export that fails leaves nothing.
+    * What needs torch is imported when a command runs: a mistake in its words is answered at once.
     * Class and feature names come from the data set's YAML, whose digest must be the plan's.
 
 What it does not do: run a model on patients.
@@ -12,17 +13,16 @@ What it does not do: run a model on patients.
 import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
 from fedmed import config
 from fedmed.data.schema import DataSet, Schema
 from fedmed.errors import UsageError
-from fedmed.released import Released, open_released
-from fedmed.released.card import promise
-from fedmed.released.forms import FACTS, export
-from fedmed.released.preprocessing import class_names, refuse_other_schema
+
+if TYPE_CHECKING:
+    from fedmed.released import Released
 
 _EXAMPLES = """\
 RESULT is coordinator/study-N/result of a run, or what fedmed coordinator fetch made.
@@ -73,6 +73,9 @@ def parser_of(command: str) -> argparse.ArgumentParser:
 
 
 def _show(parsed: argparse.Namespace) -> None:
+    from fedmed.released import open_released  # noqa: PLC0415  see the rules
+    from fedmed.released.preprocessing import refuse_other_schema  # noqa: PLC0415  likewise
+
     released = open_released(parsed.result)
     schema = _schema(parsed.data)
     if schema is not None:
@@ -85,6 +88,9 @@ def _show(parsed: argparse.Namespace) -> None:
 
 
 def _export(parsed: argparse.Namespace) -> None:
+    from fedmed.released import open_released  # noqa: PLC0415  see the rules
+    from fedmed.released.forms import FACTS, export  # noqa: PLC0415  likewise
+
     released = open_released(parsed.result)
     seen = export(released, parsed.form, parsed.out, schema=_schema(parsed.data))
     print(  # noqa: T201  the command's output
@@ -108,8 +114,11 @@ def _schema(name: str | None) -> Schema | None:
     return config.load(DataSet, Path(name)).schema
 
 
-def _lines(released: Released, schema: Schema | None) -> Iterator[tuple[str, str]]:
+def _lines(released: "Released", schema: Schema | None) -> Iterator[tuple[str, str]]:
     """Yield what a person reads about a released model."""
+    from fedmed.released.card import promise  # noqa: PLC0415  see the rules
+    from fedmed.released.preprocessing import class_names  # noqa: PLC0415  likewise
+
     plan, facts, architecture = released.plan, released.facts, released.architecture
     names = class_names(released, schema)
     size = released.weights.stat().st_size
@@ -132,7 +141,9 @@ def _lines(released: Released, schema: Schema | None) -> Iterator[tuple[str, str
     yield "card", str(released.card)
 
 
-def _as_json(released: Released, schema: Schema | None) -> str:
+def _as_json(released: "Released", schema: Schema | None) -> str:
+    from fedmed.released.preprocessing import class_names  # noqa: PLC0415  see the rules
+
     plan, facts = released.plan, released.facts
     names = class_names(released, schema)
     shown = {

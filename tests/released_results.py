@@ -36,7 +36,10 @@ _SMALL: Mapping[str, Any] = {"width": 8, "depth": 2, "heads": 2}
 
 
 def spec_of(kind: str, root: Path) -> tuple[ModelSpec, int, int]:  # noqa: PLR0911  one for each family
-    """Return a small model of a kind, `FAMILY` or `FAMILY:TOWER`, with the width of its rows and its classes."""
+    """Return a small model of a kind, with the width of its rows and its classes.
+
+    A kind is a family, with its pretrained model after a colon; `causal-lm:gpt2:free` learns answers in the text.
+    """
     family, _, tower = kind.partition(":")
     small, image = {**_SMALL}, SIDE**2 + 1
     if family in {"linear", "mlp"}:
@@ -53,8 +56,10 @@ def spec_of(kind: str, root: Path) -> tuple[ModelSpec, int, int]:  # noqa: PLR09
         path = str(write_text_folder(root / tower, tower))
         return ModelSpec(family=family, path=path, **texts, **_LORA), CHARACTERS, 3
     if family == "causal-lm":
+        tower, _, free = tower.partition(":")
         path = str(write_causal_folder(root / tower, tower))
-        asked = {"prompt": "{text}?", "answers": ("no", "yes"), "characters": CHARACTERS, "max_tokens": 96}
+        asked: dict[str, Any] = {"prompt": "{text}?", "characters": CHARACTERS, "max_tokens": 96}
+        asked["answers"] = () if free else ("no", "yes")
         return ModelSpec(family=family, path=path, **asked, **_LORA), CHARACTERS, 2
     if family == "image-encoder":
         return ModelSpec(family=family, path=str(write_image_folder(root / tower, tower)), **images, **_LORA), image, 2

@@ -141,10 +141,14 @@ def _model(plan: Plan, architecture: Architecture, kinds: dict[str, str]) -> str
 def _training(plan: Plan, facts: StudyResult) -> str:
     training = plan.training
     earlier = f"\nIt was trained after {len(plan.continual.earlier)} earlier studies." if plan.continual.earlier else ""
+    own = "\nEach site keeps a model of its own besides, which is not released." if plan.model.personal else ""
+    low = plan.model.precision
+    base = "" if low == "fp32" else f"\nThe frozen base was computed in {low}, what was trained in fp32."
     return (
         f"{facts.rounds} rounds of {training.local_steps} local steps; Poisson samples at a rate of"
         f" {training.sample_rate:g}; learning rate {training.learning_rate:g}.\n"
-        f"Updates became one by `{plan.optimiser.kind}`, learning rate {plan.optimiser.learning_rate:g}.{earlier}"
+        f"Updates became one by `{plan.optimiser.kind}`, learning rate {plan.optimiser.learning_rate:g}."
+        f"{earlier}{own}{base}"
     )
 
 

@@ -24,6 +24,7 @@ from fedmed.models.fusion import FusionReader
 from fedmed.models.language import AnswerReader, ChoiceReader
 from fedmed.models.ngrams import BUCKETS_OF_WIDTH
 from fedmed.models.reading import ReadingModel
+from fedmed.models.survival import Hazards
 from fedmed.models.text import NoteReader
 from fedmed.models.vision import ImageReader, Pixels
 
@@ -129,9 +130,9 @@ class _Classifier(nn.Module):
 
 
 class _Survival(nn.Module):
-    """Outcomes as log-probabilities, and the curve that they mean."""
+    """The hazard of each span, and the curve that they mean."""
 
-    def __init__(self, inner: nn.Module) -> None:
+    def __init__(self, inner: Hazards) -> None:
         super().__init__()
         self.inner = inner
 
@@ -235,6 +236,7 @@ def _small(architecture: Architecture, module: nn.Module) -> Ports:
 
 
 def _survival(architecture: Architecture, module: nn.Module) -> Ports:
+    assert isinstance(module, Hazards)  # noqa: S101  what `build` made of the family
     spans = architecture.classes // 2
     return Ports(
         core=_Survival(module).eval(),

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fedmed.files import append_durable, locked, replacing, write_atomic
+from fedmed.errors import UsageError
+from fedmed.files import appearing, append_durable, locked, replacing, write_atomic
 
 KILLED_BEFORE_RENAME = """
 import os, signal, sys
@@ -227,3 +228,48 @@ def test_a_lock_is_freed_when_the_block_fails(tmp_path: Path):
         raise ZeroDivisionError
     with path.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    """Until the block has ended there is none, and then there is nothing beside it."""
+    with appearing(tmp_path / "new") as stage:
+        (stage / "inner").mkdir()
+        (stage / "inner" / "file").write_text("content")
+        assert not (tmp_path / "new").exists()
+    assert (tmp_path / "new" / "inner" / "file").read_text() == "content"
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_a_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    """Nor does what a killed run left stay, or get in."""
+    (tmp_path / ".new.part").mkdir()
+    (tmp_path / ".new.part" / "old").write_text("half")
+
+    def fail() -> None:
+        with appearing(tmp_path / "new") as stage:
+            assert not list(stage.iterdir())
+            (stage / "file").write_text("content")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_folder_is_overwritten(tmp_path: Path) -> None:
+    """Neither one that was there, nor one that came meanwhile, nor a link to nowhere."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("there", "link"):
+        with pytest.raises(UsageError, match="nothing was overwritten"), appearing(tmp_path / name):
+            pass
+
+    def late() -> None:
+        with appearing(tmp_path / "late"):
+            (tmp_path / "late").mkdir()
+
+    with pytest.raises(UsageError, match="nothing was overwritten"):
+        late()
+    assert {path.name for path in tmp_path.iterdir()} == {"there", "link", "late"}
+    with pytest.raises(UsageError, match="make it first"), appearing(tmp_path / "no" / "new"):
+        pass

@@ -209,7 +209,7 @@ def test_the_card_states_the_promise_and_its_limits():
     for text in (
         "# cardiology readmission", "epsilon 8.0 at delta 1e-05", "Clip norm 0.5, noise multiplier 1.25",
         "the coordinator saw each site's update", "a, b", "not a medical device", "PeftModel.from_pretrained",
-        "Not stated. The consortium writes here", "relies on", "LoRA of rank 2", "fedavg", "1 of\n2 sites did",
+        "Not stated. The consortium writes here", "rely on that site", "LoRA of rank 2", "fedavg", "1 of\n2 sites did",
         digest(plan), plan.base_digest, "over 2 sites in 4 rounds",
     ):  # fmt: skip
         assert text in card

@@ -1,6 +1,7 @@
 """Forms of a released model: each gives, without FedMed or PEFT, what base and adapter gave."""
 
 import json
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import transformers
 from numpy.typing import NDArray
 from released_results import CHARACTERS, SIDE, TABLE, released_outputs, write_result
 
+from fedmed.data.schema import Column, Schema, Target, TextPart
 from fedmed.errors import IntegrityError, UsageError
 from fedmed.models import folder_digest, load_module, scores
 from fedmed.models.ngrams import hashed
@@ -22,7 +24,6 @@ from fedmed.rows import text_rows
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),  # PEFT's own
-    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec:FutureWarning"),  # torch.export's own
 ]
 needs_onnx = pytest.mark.skipif(
     any(find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
@@ -139,6 +140,19 @@ def test_a_graph_gives_what_the_released_model_gives(kind: str, tmp_path: Path):
     assert not list(tmp_path.glob(".*"))
 
 
+@needs_onnx
+@pytest.mark.slow
+def test_a_model_of_free_answers_gives_logits_alone(tmp_path: Path):
+    """It has no classes: whoever generates reads the logits after each token."""
+    released = open_released(write_result(tmp_path, "causal-lm:gpt2:free"))
+    export(released, "onnx", tmp_path / "graph", schema=None)
+    facts = json.loads((tmp_path / "graph" / "fedmed.json").read_text())
+    assert [port["name"] for port in facts["outputs"]] == ["logits"]
+    assert facts["outputs"][0]["axes"] == ["records", "tokens", 300]
+    assert facts["classes"] is None
+    assert "answers" not in facts["preprocessing"]["text"]
+
+
 @pytest.mark.parametrize("kind", [kind for kind in LARGE if kind != "fusion"])
 def test_a_merged_folder_loads_in_plain_transformers(kind: str, tmp_path: Path):
     """Base and adapter are one; without PEFT the logits are those of the released model."""
@@ -166,6 +180,26 @@ def test_a_merged_folder_loads_in_plain_transformers(kind: str, tmp_path: Path):
     assert {path.suffix for path in out.iterdir()} <= {".json", ".safetensors", ".md", ".jinja", ".txt"}
 
 
+def test_a_merged_classifier_carries_the_names_of_its_classes(tmp_path: Path):
+    """Where the data set's schema is given: transformers shows them to whoever runs the model."""
+    stages = ("early", "late", "none")
+    schema = Schema(
+        name="tiny",
+        file="{site}.csv",
+        columns=(
+            Column(name="note", kind="text", role="free-text"),
+            Column(name="stage", kind="category", role="target", values=stages),
+        ),
+        targets=(Target(name="stage", column="stage", one_of=stages, classes=stages),),
+        text=TextPart(column="note", characters=CHARACTERS),
+    )
+    folder = write_result(tmp_path, "text-encoder:bert", schema=schema, target="stage")
+    export(open_released(folder), "merged", tmp_path / "merged", schema=schema)
+    config = transformers.AutoConfig.from_pretrained(str(tmp_path / "merged"), local_files_only=True)
+    assert config.id2label == dict(enumerate(stages))
+    assert json.loads((tmp_path / "merged" / "fedmed.json").read_text())["classes"] == list(stages)
+
+
 @pytest.mark.parametrize("kind", ["tabular-transformer", "fusion"])
 def test_a_family_of_fedmed_is_merged_into_a_model_folder(kind: str, tmp_path: Path):
     """No class of transformers: `load_module` loads it, and the adapter is gone."""
@@ -178,6 +212,16 @@ def test_a_family_of_fedmed_is_merged_into_a_model_folder(kind: str, tmp_path: P
         found = module.eval()(rows_of(kind))
     assert torch.allclose(found, released_outputs(folder, rows_of(kind)), atol=1e-4)
     assert "load_module('.'" in (out / "README.md").read_text()
+
+
+def test_the_facts_beside_a_form_are_documented(tmp_path: Path):
+    """The how-to lists every key of fedmed.json, and no other."""
+    export(open_released(write_result(tmp_path, "tabular-transformer")), "merged", tmp_path / "merged", schema=None)
+    facts = json.loads((tmp_path / "merged" / "fedmed.json").read_text())
+    page = (Path(__file__).parents[3] / "docs/how-to/use-the-model-elsewhere.md").read_text()
+    section = page.partition("## What lies beside the weights")[2].partition("\n## ")[0]
+    rows = [line.split(" | ")[0] for line in section.splitlines() if line.startswith("| `")]
+    assert {key for row in rows for key in re.findall(r"`([^`]+)`", row)} == set(facts)
 
 
 @pytest.mark.parametrize("kind", ["linear", "survival", "ngrams"])
