@@ -47,6 +47,7 @@ _MARK = re.compile(rf"[|\t ](?<!  )(?: *[|\t] *|(?<=[|\t]) *| +(?:- )?|- |(?<=[{
 _SINCE_MARK = re.compile(r"(?:[^|\t\n;,(>:. ]|\.(?! )|(?<! ) (?! ))+ *$")
 _CELL_TEXT = re.compile(r"[^|\t\n:]{1,24}?(?= *(?:[|\t:\n]|  |$))")
 _CELL = re.compile(r"[^|\t\n]+")
+_UNIT_BEHIND = re.compile(r" ?\((?:周?岁|years?|yrs?|y)\)$")
 _ROW_MARK = re.compile(r"^[ |:\-+]*$")
 
 
@@ -119,12 +120,18 @@ def cells(view: str) -> Iterator[Cell]:
         elif heading and len(row) == len(heading):
             for label, (text, start) in zip(heading, row, strict=True):
                 if _is_label(label):
-                    yield Cell(label=label, text=text, start=at + start)
+                    yield Cell(label=_plain_label(label), text=text, start=at + start)
         elif not _ROW_MARK.match(line):
             heading = []
         at += len(line) + 1
 
 
 def _is_label(text: str) -> bool:
-    bare = text.strip(" *:").lower()
+    bare = _UNIT_BEHIND.sub("", text.strip(" *:")).lower()
     return bare in _KNOWN or (not text.isascii() and bare.replace(" ", "") in _KNOWN)
+
+
+def _plain_label(text: str) -> str:
+    """Return a heading as running text has it: 年 龄(岁) is 年龄."""
+    bare = _UNIT_BEHIND.sub("", text)
+    return bare if bare.isascii() else bare.replace(" ", "")

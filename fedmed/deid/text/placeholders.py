@@ -61,7 +61,7 @@ def language_of(view: str) -> Language:
 
 def age_placeholder(text: str) -> str:
     """Return what stands for an age above 89 that is written as `text`."""
-    return "90岁以上" if "岁" in text else "90+"
+    return "90+" if text.isascii() else "90岁以上"
 
 
 def placeholders(view: str, spans: Sequence[Span]) -> list[str]:
