@@ -65,7 +65,9 @@ _EN_SURE = listed(
     by=",",
 )
 _EN_SURE_ENDS = tuple(f"{word}{end}" for word in _EN_SURE for end in ("", " number", " no", " no.", "#", " #"))
-_EN_LABELS = tuple(sorted({*EN_ID, *EN_RECORD}, key=lambda label: (-len(label), label)))
+_EN_STEMS = EN_ID + EN_RECORD
+_EN_LABELS = frozenset(_EN_STEMS)
+_EN_SIZES = sorted({len(label) for label in _EN_LABELS}, reverse=True)
 _EN_NUMBER = (" numbers", " number", " num", " nos", " no", " no.", " id", " code", "#", " #")
 EN_PHONE = listed(
     "联系电话 电话 手机 座机 传真 联系方式 联系号码 热线 短号 分机 telephone telphone phone tel cell "
@@ -156,15 +158,21 @@ def _kind_of(label: str, *, marked: bool, size: int) -> Kind | None:
         label = label.removesuffix(link)
     number = next((word for word in _EN_NUMBER if label.endswith(word)), "") if label.endswith(_EN_NUMBER) else ""
     stem = label.removesuffix(number).rstrip(" #.")
-    if stem.endswith(EN_ID + EN_RECORD):
-        word = next(
-            (word for word in _EN_LABELS if stem.endswith(word) and not stem[: -len(word)][-1:].isalnum()), None
-        )
+    if stem.endswith(_EN_STEMS):
+        word = next((word for size in _EN_SIZES if (word := _stem_end(stem, size))), None)
         if word and (word in _EN_SURE or ((number or marked) and size >= 4)):
             return "ID" if word in EN_ID else "RECORD"
     if stem.endswith(ZH_RECORD) and number and not stem[-1:].isascii():
         return "RECORD"
     return "PHONE" if label.rstrip(".").endswith(EN_PHONE) or at else None
+
+
+def _stem_end(stem: str, size: int) -> str:
+    """Return the label of this size that ends `stem` and begins a word, or nothing."""
+    at = len(stem) - size
+    if at < 0 or stem[at:] not in _EN_LABELS or (at and stem[at - 1].isalnum()):
+        return ""
+    return stem[at:]
 
 
 def count_digits(text: str) -> int:

@@ -42,6 +42,7 @@ _EN_LABELS = tuple(
     for label in (*contexts_en.ROLE_OF, *labels.EN_ID, *labels.EN_RECORD, *labels.EN_PHONE, *_EN_WORDS)
     for number in ("", " number", " no", " no.", "#", " id", " code", " phone", " name")
 )
+_EN_ENDS, _ZH_ENDS = (frozenset(label[-1] for label in known) for known in (_EN_LABELS, _ZH_LABELS))
 _KNOWN = frozenset((*_ZH_LABELS, *_EN_LABELS))
 _MARK = re.compile(rf"[|\t ](?<!  )(?: *[|\t] *|(?<=[|\t]) *| +(?:- )?|- |(?<=[{CJK})] ))(?=[^ |\t\n])")
 _SINCE_MARK = re.compile(r"(?:[^|\t\n;,(>:. ]|\.(?! )|(?<! ) (?! ))+ *$")
@@ -87,11 +88,11 @@ def _is_labelled(view: str, lower: str, end: int, mark: str) -> bool:
     if view[end - 1 : end] == ")":
         end = view.rfind("(", max(0, end - 11), end)
     if view[max(0, end - 1) : end].isascii():
-        if mark == " ":
+        if mark == " " or lower[max(0, end - 8) : max(0, end)].rstrip(" ")[-1:] not in _EN_ENDS:
             return False
         text = _SINCE_MARK.search(lower, max(0, end - 40), max(0, end))
         return text is not None and text[0].strip() in _KNOWN
-    return view.endswith(_ZH_LABELS, 0, end)
+    return view[end - 1 : end] in _ZH_ENDS and view.endswith(_ZH_LABELS, 0, end)
 
 
 def _is_heading(view: str, start: int) -> bool:

@@ -14,6 +14,7 @@ What it does not do: names without any context in the middle of a sentence (a ta
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from fedmed.deid.text import lexicon_zh as words
 from fedmed.deid.text.patterns import any_of, listed
@@ -163,7 +164,11 @@ def _surname(view: str, at: int) -> int:
 
 
 def _is_given(view: str, at: int) -> bool:
-    character = view[at : at + 1]
+    return _may_be_given(view[at : at + 1])
+
+
+@lru_cache(maxsize=1 << 14)
+def _may_be_given(character: str) -> bool:
     return character == "某" or (bool(_RUN.match(character)) and character != "·" and character not in words.NOT_GIVEN)
 
 
