@@ -43,6 +43,8 @@ from fedmed_site.manifest import (
     MANIFEST_FILE,
     Batch,
     ItemRecord,
+    found_place,
+    kept_place,
     outputs,
     place_name,
     read_batch,
@@ -103,7 +105,7 @@ def is_item_folder(path: Path) -> bool:
     return path.is_dir() and read_batch(path) is not None
 
 
-def item_set_of(out: Path) -> ItemSet:
+def item_set_of(home: SiteHome, out: Path) -> ItemSet:
     """Return what a finished folder would be registered as.
 
     Raises:
@@ -114,7 +116,7 @@ def item_set_of(out: Path) -> ItemSet:
         raise UsageError(f"expected a finished folder of deidentify at {out}, found no manifest.json; give that folder")
     return ItemSet(
         batch=batch.batch,
-        folder=str(out.resolve()),
+        folder=kept_place(home, out),
         manifest_sha256=hashlib.sha256(manifest.read_bytes()).hexdigest(),
     )
 
@@ -173,7 +175,7 @@ class _Folder:
     """One folder of items under the eyes of the audit log."""
 
     def __init__(self, home: SiteHome, entries: Sequence[Entry], schema: Schema, held: ItemSet) -> None:
-        self._schema, self._held, self._out = schema, held, Path(held.folder)
+        self._schema, self._held, self._out = schema, held, found_place(home, held.folder)
         batch = read_batch(self._out) if self._out.is_dir() else None
         if batch is None or batch.batch != held.batch:
             raise self._refused("not where it was when it was prepared", "prepare it again from where it is now")

@@ -65,7 +65,7 @@ def _run(parsed: argparse.Namespace) -> int:
     k = LEAST_K if parsed.policy is None else max(LEAST_K, load_choices(parsed.policy).table.k)
     if (parsed.source / BATCH_FILE).is_file():
         home = opened(parsed)
-        held = item_set_of(parsed.source)
+        held = item_set_of(home, parsed.source)
         rows = open_items(home, ChainLog(home.audit_path).entries(), dataset, held).table
         pages = [check_rows(parsed.source.name, rows, schema, targets=parsed.target, k=k)]
     else:
