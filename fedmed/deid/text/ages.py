@@ -11,7 +11,9 @@ What it does not do: ages that follow from a date of birth (dates are masked or 
 """
 
 import re
+from collections.abc import Iterator
 
+from fedmed.deid.text.patterns import listed
 from fedmed.deid.text.reading import Reading
 from fedmed.deid.text.spans import Span
 
@@ -45,18 +47,32 @@ _ZH_WORD = re.compile(  # 年逾九旬, 期颐之年
     r"(?P<age>[九9](?<![0-9一二三四五六七八十上中下月].)旬(?:有[余一二三四五六七八九])?|九秩|(?:期颐|鲐背)(?:之年)?)"
 )
 _ZH_SIGN = re.compile("9[0-9旬]|1[0-3][0-9]|[九百玖]|一[〇零○一]|期颐|鲐背")  # seldom there, and fast to look for
+_ZH_SIGNS = (  # each pattern, and words of which it needs one
+    (
+        _ZH_AFTER,
+        listed(
+            "年龄 年纪 岁数 高龄 高寿 享年 享寿 终年 现年 时年 行年 年高 寿至 年逾 年过 年届 年近 年满 年约"
+            " 年九十 年一百"
+        ),
+    ),
+    (_ZH_BEFORE, ("高龄", "大寿", "寿辰", "寿诞", "华诞")),
+    (_ZH_SEX, ("男", "女")),
+    (_ZH_WORD, ("旬", "秩", "期颐", "鲐背")),
+)
 _EN_NUMBER = (
     r"(?:9[0-9]|1[0-3][0-9]|ninety(?:[ \-](?:one|two|three|four|five|six|seven|eight|nine))?"
     r"|(?:one|a) hundred(?: and)?(?: (?:one|two|three|four|five|six|seven|eight|nine|ten))?)"
 )
-_EN = re.compile(
-    rf"(?<![0-9a-z.,/\-])(?P<before>{_EN_NUMBER})(?= ?-? ?(?:years?|yrs?|yr)\.?(?: ?-? ?old| of age|[ "
+_EN_BEFORE = re.compile(  # 92-year-old, 92 y/o, 92 M with
+    rf"(?<![0-9a-z.,/\-])(?P<age>{_EN_NUMBER})(?= ?-? ?(?:years?|yrs?|yr)\.?(?: ?-? ?old| of age|[ "
     rf"\-]o(?:ld|/)|,? (?:white|black|man|woman|male|female|gentleman|lady))"
     r"| ?-?(?:y\.?/?o\.?(?![a-z])|y/o|yo(?![a-z])|year old)| ?(?:f|m)(?= (?:with|who|presents"
     r"|presenting|admitted|c/o|s/p|h/o|pt)))"
-    rf"|(?<![a-z])(?:age|aged|age of|ages|age is|age was)[ :]{{1,"
-    rf"4}}(?P<after>{_EN_NUMBER})(?![0-9.+%/a-z\-]| ?(?:days|weeks|months|hours|min|\+))"
 )
+_EN_LABEL = re.compile(r"(?<![a-z])(?:age|aged|age of|ages|age is|age was)[ :]{1,4}$")
+_EN_AFTER = re.compile(rf"(?P<age>{_EN_NUMBER})(?![0-9.+%/a-z\-]| ?(?:days|weeks|months|hours|min|\+))")
+_LONGEST_LABEL = 12
+_HUNDRED = ("one ", "a ")
 
 _YEARS = ("岁", "歳", "嵗")
 _NUMBER_WORD = re.compile(r"9[0-9]|1[0-3][0-9]|ninety|hundred")  # seldom there, and fast to look for
@@ -69,10 +85,22 @@ def find_ages(reading: Reading) -> list[Span]:
     if not view.isascii() and _ZH_SIGN.search(view):
         if any(sign in view for sign in _YEARS):
             spans += [Span(start=match.start(), end=match.end(), kind="AGE") for match in _ZH.finditer(view)]
-        for pattern in (_ZH_AFTER, _ZH_BEFORE, _ZH_SEX, _ZH_WORD):
+        for pattern, signs in _ZH_SIGNS:
+            if not any(sign in view for sign in signs):
+                continue
             spans += [Span(start=m.start("age"), end=m.end("age"), kind="AGE") for m in pattern.finditer(view)]
-    if _NUMBER_WORD.search(reading.lower):
-        for match in _EN.finditer(reading.lower):
-            group = "before" if match["before"] else "after"
-            spans.append(Span(start=match.start(group), end=match.end(group), kind="AGE"))
+    spans += _english(reading.lower)
     return spans
+
+
+def _english(lower: str) -> Iterator[Span]:
+    """Yield English ages: each number that may be one is looked at with the words around it."""
+    for word in _NUMBER_WORD.finditer(lower):
+        start = word.start()
+        if word[0] == "hundred":
+            start -= next((len(one) for one in _HUNDRED if lower.endswith(one, 0, start)), 0)
+        match = _EN_BEFORE.match(lower, start)
+        if match is None and _EN_LABEL.search(lower, max(0, start - _LONGEST_LABEL), start):
+            match = _EN_AFTER.match(lower, start)
+        if match is not None:
+            yield Span(start=match.start("age"), end=match.end("age"), kind="AGE")

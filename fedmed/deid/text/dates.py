@@ -226,6 +226,7 @@ _ENGLISH = tuple(
         rf"(?<![a-z]){_MONTH} ?'(?P<y>[0-9]{{2}})(?![0-9])",
     )
 )
+_WEEKDAY_BEFORE = re.compile(_WEEKDAY.removesuffix(")?(?<![a-z])") + ")$")
 _BARE_YEAR = WordSearch(
     listed(
         "in,since,until,circa,during,from,early,late,mid,year,born,through,by,of,after,before,around,and,to", by=","
@@ -239,10 +240,18 @@ _BARE_YEAR = WordSearch(
 
 def _around_month(view: str, lower: str, month: re.Match[str]) -> Iterator[WrittenDate]:
     """Yield the dates that a month's name is part of; only the characters around it are searched."""
-    start, end = max(0, month.start() - 26), month.end() + 26
-    for pattern in _ENGLISH:
-        for match in pattern.finditer(lower, start, end):
-            if match.start("m") == month.start() and _is_month(view, match):
+    at, end = month.start(), month.end() + 26
+    weekday = _WEEKDAY_BEFORE.search(lower, max(0, at - 26), at)
+    firsts = (weekday.start() if weekday else at, None, at, at - 5, at)
+    for pattern, first in zip(_ENGLISH, firsts, strict=True):
+        if first is None:
+            found = [match for match in pattern.finditer(lower, max(0, at - 26), end) if match.start("m") == at]
+        else:
+            places = (first, first - 1) if first == at - 5 else (first,)
+            tried = (pattern.match(lower, place, end) for place in places if place >= 0)
+            found = [match for match in tried if match is not None and match.start("m") == at]
+        for match in found:
+            if _is_month(view, match):
                 yield _written(match)
 
 
