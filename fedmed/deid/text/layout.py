@@ -88,7 +88,8 @@ def _is_labelled(view: str, lower: str, end: int, mark: str) -> bool:
     if view[end - 1 : end] == ")":
         end = view.rfind("(", max(0, end - 11), end)
     if view[max(0, end - 1) : end].isascii():
-        if mark == " " or lower[max(0, end - 8) : max(0, end)].rstrip(" ")[-1:] not in _EN_ENDS:
+        before = lower[max(0, end - 8) : max(0, end)].rstrip(" \n")
+        if mark == " " or (before and before[-1] not in _EN_ENDS):
             return False
         text = _SINCE_MARK.search(lower, max(0, end - 40), max(0, end))
         return text is not None and text[0].strip() in _KNOWN
