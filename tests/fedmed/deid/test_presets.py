@@ -9,7 +9,8 @@ import yaml
 
 from fedmed.config import config_dir, load
 from fedmed.deid.policy import DeidPolicy
-from fedmed.deid.presets import PRESETS, policy_from
+from fedmed.deid.preset_names import PRESETS
+from fedmed.deid.presets import policy_from
 from fedmed.errors import ConfigError
 
 
