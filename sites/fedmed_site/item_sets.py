@@ -100,11 +100,6 @@ _memory = _Memory()
 os.register_at_fork(after_in_child=_memory.__init__)  # type: ignore[misc]  # another thread may have held the lock
 
 
-def is_item_folder(path: Path) -> bool:
-    """Return whether a path is a folder that `deidentify` wrote."""
-    return path.is_dir() and read_batch(path) is not None
-
-
 def item_set_of(home: SiteHome, out: Path) -> ItemSet:
     """Return what a finished folder would be registered as.
 
