@@ -106,19 +106,21 @@ def cells(view: str) -> Iterator[Cell]:
     """Yield the cells of the tables of a note that stand under a known label."""
     if view.count("|") < 4 and view.count("\t") < 2:
         return
-    heading: list[str] = []
+    heading, closed = list[str](), False
     at = 0
     for line in view.split("\n"):
         found = [
             (match[0].strip(), match.start() + len(match[0]) - len(match[0].lstrip())) for match in _CELL.finditer(line)
         ]
         row = [(text, start) for text, start in found if text]
+        if closed and len(row) == len(heading) + 1 and not line.rstrip().endswith("|"):
+            row.pop()  # the note goes on behind the table's last bar
         if (
             len(row) >= 2
             and sum(_is_label(text) for text, _ in row) * 2 >= len(row)
             and not any(c.isdecimal() for c in line)
         ):
-            heading = [text for text, _ in row]
+            heading, closed = [text for text, _ in row], line.rstrip().endswith("|")
         elif heading and len(row) == len(heading):
             for label, (text, start) in zip(heading, row, strict=True):
                 if _is_label(label):

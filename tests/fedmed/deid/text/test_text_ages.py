@@ -60,6 +60,7 @@ def test_an_age_in_a_table_is_read_with_its_heading() -> None:
     """A heading may hold spaces and the unit."""
     table = "| 姓名 | 年 龄（岁） | 邮箱 |\n| 云惠姗 | 96 | a@example.com |"
     assert "| 90+ |" in cleaned(table)
+    assert "| 90+ |" in cleaned(f"{table}　手术记录：顺利。")  # the note goes on behind the last bar
 
 
 @pytest.mark.parametrize(
