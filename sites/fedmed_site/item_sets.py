@@ -11,7 +11,8 @@ Rules:
       of several slices the middle one of the longest series stands for the patient.
     * What was opened stays in this process's memory until another folder is opened.
 
-What it does not do: de-identify, or use notes that are no rows of a table (they are checked like every item).
+What it does not do: de-identify, guard the key (it is wrapped under the site's `keys/seal.key`), or use notes that
+are no rows of a table (they are checked like every item).
 """
 
 import hashlib
