@@ -15,7 +15,6 @@ What it does not do: read, parse or encrypt.
 import errno
 import fcntl
 import os
-import re
 import shutil
 import tempfile
 import time
@@ -27,6 +26,7 @@ from typing import BinaryIO, Final
 from fedmed.errors import UsageError
 
 _LOOK_S: Final = 0.05
+_PART: Final = ".part"
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
@@ -40,7 +40,8 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     Raises:
         OSError: The disk is full or the folder is not writable; the target is unchanged.
     """
-    with _beside(path, mode=mode) as file:
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    with _becoming(path, descriptor, Path(name), mode=mode) as file:
         file.write(data)
 
 
@@ -49,7 +50,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """Yield a file, open to write and read, that takes the place of `path` once the block has ended well.
 
     For what is too long to hold in memory; for the rest there is `write_atomic`. If the block raises, no trace is
-    left; what a run that was killed left beside `path` is removed first. One process writes a path at a time.
+    left; what a run that was killed left beside `path` is removed first: it has a name of its own, so that nobody
+    need list a folder of ten thousand files to find it. One process writes a path at a time.
 
     Args:
         path: The target; its folder must exist. The new file is for its owner only.
@@ -57,11 +59,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: The disk is full or the folder is not writable; the target is unchanged.
     """
-    left = re.compile(re.escape(f".{path.name}.") + "[a-z0-9_]+")  # as `mkstemp` names them
-    for stale in path.parent.iterdir():
-        if left.fullmatch(stale.name):
-            stale.unlink(missing_ok=True)
-    with _beside(path, mode=0o600) as file:
+    temporary = path.with_name(f".{path.name}{_PART}")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with _becoming(path, descriptor, temporary, mode=0o600) as file:
         yield file
 
 
@@ -178,9 +179,8 @@ def held_alone(path: Path, *, patience_s: float = 0.0) -> Iterator[bool]:
 
 
 @contextmanager
-def _beside(path: Path, *, mode: int) -> Iterator[BinaryIO]:
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
+def _becoming(path: Path, descriptor: int, temporary: Path, *, mode: int) -> Iterator[BinaryIO]:
+    """Yield the temporary file of a descriptor, which takes the place of `path` once the block has ended well."""
     try:
         with os.fdopen(descriptor, "w+b") as file:
             yield file

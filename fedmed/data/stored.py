@@ -1,7 +1,7 @@
 """The files of a prepared data set: sealed on the disk, open in memory only.
 
-Why it exists: records lie at a site for years, and a stolen disk or backup must hold nothing that can be read, not
-even what was de-identified.
+Why it exists: records lie at a site for years. Whoever gets them without the site's keys must be able to read nothing,
+not even what was de-identified.
 
 Rules:
     * A file is sealed under the data set's own key and its place, so that none can take another's place.

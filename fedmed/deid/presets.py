@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 
 from fedmed.deid.hierarchies import HierarchyName
 from fedmed.deid.policy import DeidPolicy
+from fedmed.deid.preset_names import PRESETS
 from fedmed.errors import ConfigError
-from fedmed.records import build
+from fedmed.records import build, require
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +50,7 @@ _PROMISES: Mapping[str, _Promise] = {
         floors={"zip-us": 1, "address-cn": 1, "division-cn": 1},
     ),
 }
-PRESETS = tuple(_PROMISES)
-"""The names of the shipped policies, each a file of conf/deid."""
+require(tuple(_PROMISES) == PRESETS, "each shipped name has a promise")
 
 
 def policy_from(mapping: Mapping[str, object], *, at: str = "deid") -> DeidPolicy:

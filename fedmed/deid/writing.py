@@ -16,7 +16,7 @@ What it does not do: choose levels (see `anonymity`), or log.
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO, cast
 
 import polars as pl
 from polars.io.plugins import register_io_source
@@ -59,7 +59,7 @@ def write_table(
     with replacing(path) as file:
         sealing = None if seal is None else SealingWriter(file, seal)
         hashing = _Hashing(file if sealing is None else sealing)
-        frames.sink_parquet(hashing, row_group_size=_ROW_GROUP)
+        frames.sink_parquet(cast("IO[bytes]", hashing), row_group_size=_ROW_GROUP)
         if sealing is not None:
             sealing.finish()
         return hashing.digest.hexdigest()

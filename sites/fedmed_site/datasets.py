@@ -84,7 +84,7 @@ class DataSets:
             DataError: No table in it was made under the data set's schema.
             IntegrityError: An item is not what the audit log says.
         """
-        held = item_set_of(out)
+        held = item_set_of(self.home, out)
         opened = open_items(self.home, self.log.entries(), dataset, held)
         folder = self._folder(dataset.name)
         self.log.append(

@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from fedmed.deid.presets import PRESETS
+from fedmed.deid.preset_names import PRESETS
 from fedmed.errors import UsageError
 from fedmed_site.console import Commands, ProgressBar, add, add_home, opened, say
 from fedmed_site.holdings_cli import described

@@ -21,7 +21,8 @@ import yaml
 from fedmed.config import config_dir
 from fedmed.deid.dicom import DicomOptions
 from fedmed.deid.policy import DeidPolicy
-from fedmed.deid.presets import PRESETS, policy_from
+from fedmed.deid.preset_names import PRESETS
+from fedmed.deid.presets import policy_from
 from fedmed.deid.text import TextOptions
 from fedmed.errors import ConfigError, UsageError
 from fedmed.records import build

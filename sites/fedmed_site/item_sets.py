@@ -11,7 +11,8 @@ Rules:
       of several slices the middle one of the longest series stands for the patient.
     * What was opened stays in this process's memory until another folder is opened.
 
-What it does not do: de-identify, or use notes that are no rows of a table (they are checked like every item).
+What it does not do: de-identify, guard the key (it is wrapped under the site's `keys/seal.key`), or use notes that
+are no rows of a table (they are checked like every item).
 """
 
 import hashlib
@@ -43,6 +44,8 @@ from fedmed_site.manifest import (
     MANIFEST_FILE,
     Batch,
     ItemRecord,
+    found_place,
+    kept_place,
     outputs,
     place_name,
     read_batch,
@@ -98,12 +101,7 @@ _memory = _Memory()
 os.register_at_fork(after_in_child=_memory.__init__)  # type: ignore[misc]  # another thread may have held the lock
 
 
-def is_item_folder(path: Path) -> bool:
-    """Return whether a path is a folder that `deidentify` wrote."""
-    return path.is_dir() and read_batch(path) is not None
-
-
-def item_set_of(out: Path) -> ItemSet:
+def item_set_of(home: SiteHome, out: Path) -> ItemSet:
     """Return what a finished folder would be registered as.
 
     Raises:
@@ -114,7 +112,7 @@ def item_set_of(out: Path) -> ItemSet:
         raise UsageError(f"expected a finished folder of deidentify at {out}, found no manifest.json; give that folder")
     return ItemSet(
         batch=batch.batch,
-        folder=str(out.resolve()),
+        folder=kept_place(home, out),
         manifest_sha256=hashlib.sha256(manifest.read_bytes()).hexdigest(),
     )
 
@@ -173,7 +171,7 @@ class _Folder:
     """One folder of items under the eyes of the audit log."""
 
     def __init__(self, home: SiteHome, entries: Sequence[Entry], schema: Schema, held: ItemSet) -> None:
-        self._schema, self._held, self._out = schema, held, Path(held.folder)
+        self._schema, self._held, self._out = schema, held, found_place(home, held.folder)
         batch = read_batch(self._out) if self._out.is_dir() else None
         if batch is None or batch.batch != held.batch:
             raise self._refused("not where it was when it was prepared", "prepare it again from where it is now")

@@ -15,7 +15,7 @@ What it does not do: clean, seal, or decide.
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -174,7 +174,7 @@ def register(home: SiteHome, batch: Batch, *, source: Path, out: Path) -> None:
     """Note, or note anew, where a batch comes from and goes to."""
     folder = batches_folder(home)
     folder.mkdir(mode=0o700, exist_ok=True)
-    entry = Registration(batch=batch, source=_text(source.resolve()), out=_text(out.resolve()))
+    entry = Registration(batch=batch, source=_text(source.resolve()), out=kept_place(home, out))
     write_atomic(folder / f"{batch.batch}.json", canonical_json(entry))
 
 
@@ -186,7 +186,19 @@ def registrations(home: SiteHome) -> list[Registration]:
     """
     folder = batches_folder(home)
     paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
-    return [decode(path.read_bytes(), Registration) for path in paths]
+    found = (decode(path.read_bytes(), Registration) for path in paths)
+    return [replace(one, out=_text(found_place(home, one.out))) for one in found]
+
+
+def kept_place(home: SiteHome, out: Path) -> str:
+    """Return how the site remembers where a folder is: below its own folder if it is there, so that both may move."""
+    place, root = out.resolve(), home.root.resolve()
+    return _text(place.relative_to(root) if place.is_relative_to(root) else place)
+
+
+def found_place(home: SiteHome, kept: str) -> Path:
+    """Return where a folder is that the site remembers."""
+    return home.root.resolve() / kept
 
 
 def read_batch(out: Path) -> Batch | None:

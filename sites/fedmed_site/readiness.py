@@ -25,11 +25,11 @@ from fedmed.data.jsonl import table_of
 from fedmed.data.labels import labels_of
 from fedmed.data.schema import Column, Schema, Target
 from fedmed_site.doctor import Finding, bad, ok, warn
+from fedmed_site.readiness_limits import LEAST_K
 from fedmed_site.readiness_measures import determines, drifted, shift_of, shown, shown_parts, spread_of
 from fedmed_site.readiness_table import RawTable, kept_columns, lacking_columns, opened_rows, opened_table, read_table
 
 READINESS_VERSION: Final = 1
-LEAST_K: Final = 5
 _MOST_SET_ASIDE: Final = 0.2
 _OFTEN_MISSING: Final = 0.5
 _SUSPECT: Final = 0.8

@@ -6,7 +6,7 @@ What it does not do: look at a table; see `readiness`.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from rich.console import Console
@@ -15,7 +15,10 @@ from rich.text import Text
 
 from fedmed_site.console import Commands, add, add_home, opened, say
 from fedmed_site.holdings_cli import described
-from fedmed_site.readiness import LEAST_K, Page
+from fedmed_site.readiness_limits import LEAST_K
+
+if TYPE_CHECKING:
+    from fedmed_site.readiness import Page
 
 BAD_EXIT: Final = 2
 PAGE_JSON, PAGE_HTML = "readiness.json", "readiness.html"
@@ -62,7 +65,7 @@ def _run(parsed: argparse.Namespace) -> int:
     k = LEAST_K if parsed.policy is None else max(LEAST_K, load_choices(parsed.policy).table.k)
     if (parsed.source / BATCH_FILE).is_file():
         home = opened(parsed)
-        held = item_set_of(parsed.source)
+        held = item_set_of(home, parsed.source)
         rows = open_items(home, ChainLog(home.audit_path).entries(), dataset, held).table
         pages = [check_rows(parsed.source.name, rows, schema, targets=parsed.target, k=k)]
     else:
@@ -80,13 +83,13 @@ def _run(parsed: argparse.Namespace) -> int:
     return 0 if all(page.ready for page in pages) else BAD_EXIT
 
 
-def pages_json(pages: Sequence[Page]) -> bytes:
+def pages_json(pages: "Sequence[Page]") -> bytes:
     """Return pages as JSON for machines."""
     plain = {"version": 1, "ready": all(page.ready for page in pages), "tables": list(pages)}
     return msgspec.json.format(msgspec.json.encode(plain, order="deterministic"), indent=2)
 
 
-def write_pages(pages: Sequence[Page], out: Path) -> None:
+def write_pages(pages: "Sequence[Page]", out: Path) -> None:
     """Write the pages into a folder, for a person and for a machine, readable by their owner alone."""
     from fedmed.files import write_atomic  # noqa: PLC0415  for this option alone
     from fedmed_site.report import render  # noqa: PLC0415  likewise
@@ -96,7 +99,7 @@ def write_pages(pages: Sequence[Page], out: Path) -> None:
     write_atomic(out / PAGE_HTML, render("readiness.html.j2", pages=pages))
 
 
-def _show(page: Page) -> None:
+def _show(page: "Page") -> None:
     """Print one page."""
     console = Console(highlight=False, soft_wrap=True)
     console.print(Text(f"{page.table}: {page.rows} rows, {page.usable} usable, {page.duplicates} repeated; patients:"

@@ -18,10 +18,10 @@ from typing import Final
 import polars as pl
 
 from fedmed.data.schema import Column, Schema
-from fedmed.data.tabular import PATIENT
 from fedmed.deid.cells import NO_KEY, parse_cells
 from fedmed.deid.pseudonyms import normalise
 from fedmed.deid.readers import TableReader, open_table
+from fedmed.deid.tabular import PATIENT
 from fedmed.errors import DataError
 
 _BATCH_ROWS: Final = 50_000

@@ -157,6 +157,19 @@ def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path: Path):
     assert sorted(tmp_path.iterdir()) == sorted([path, *others])
 
 
+def test_a_folder_is_not_listed_for_each_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Ten thousand files beside it cost nothing."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError("a folder was listed")
+
+    for name in ("listdir", "scandir"):
+        monkeypatch.setattr(os, name, fail)
+    with replacing(tmp_path / "file") as file:
+        file.write(b"whole")
+    assert (tmp_path / "file").read_bytes() == b"whole"
+
+
 def test_files_are_for_their_owner_only_unless_said_otherwise(tmp_path: Path):
     """A secret is never readable by others, not even for a moment; a report may be."""
     write_atomic(tmp_path / "secret", b"")

@@ -1,51 +1,106 @@
 """Ages above 89: HIPAA Safe Harbor (45 CFR 164.514(b)(2)(i)(C)) puts them into one class, 90 or older.
 
 Rules:
-    * Only the number is found, so that the sentence stays readable: "92岁" becomes "90岁以上", "92-year-old"
+    * Only the number is found, so that the sentence stays readable: "92岁" and "九旬" become "90岁以上", "92-year-old"
       becomes "90+-year-old".
     * A number is an age if the words around it say so; a pulse, a weight or "90 years ago" is none.
+    * In Chinese the words may say it without 岁: 年龄 and the like before it, 高龄 or 大寿 behind it, the sex before
+      it; and some words are ages themselves (九旬, 期颐).
 
 What it does not do: ages that follow from a date of birth (dates are masked or moved anyway).
 """
 
 import re
+from collections.abc import Iterator
 
+from fedmed.deid.text.patterns import listed
 from fedmed.deid.text.reading import Reading
 from fedmed.deid.text.spans import Span
 
-_ZH_NUMBER = (
-    "(?:9[0-9]|1[0-3][0-9])|一百(?:零?[一二三四五六七八九]|[一二]?十[一二三四五六七八九]?)?|九十[一二三四五六七八九]?"
+_ONE = "[一二三四五六七八九]"
+_ZH_NUMBER = (  # its first character is consumed before it is looked at, so that a search skips to it
+    r"[19一九玖](?:(?<=9)[0-9]|(?<=1)[0-3][0-9]"
+    rf"|(?<=一)百(?:[零〇○单又]?{_ONE}|[一二三]?十{_ONE}?)?|(?<=一)[〇零○一][〇零○一二三四五六七八九]"
+    rf"|(?<=九)十(?:[有又零]{_ONE}|{_ONE}{{1,2}})?|(?<=九)[〇零○一二三四五六七八九]|(?<=玖)拾[壹贰叁肆伍陆柒捌玖]?)"
 )
-_ZH = re.compile(
-    rf"(?<![0-9.一二三四五六七八九十百\-~至到<>＜＞≤≥])(?<![<>≤≥\-~] )(?:{_ZH_NUMBER}) ?(?:周"
-    rf"|虚)?岁(?:半|余|多|高龄)?(?! ?(?:以上|及以上|前|后以))"
-    rf"|(?<=年龄)[:为 ]{{1,4}}(?:{_ZH_NUMBER})(?![0-9.+岁])"
+_ALONE = r"(?<![0-9.一二三四五六七八九十百\-~至到<>≤≥].)(?<![<>≤≥\-~] .)"
+_NEVER = "(?! ?(?:以上|及以上|前|后以))"
+_OLD = "(?:[余多几来]|好几|出头)?"
+_ZH = re.compile(  # 92岁, 九十二周岁, 九十多岁, 百岁老人
+    rf"{_ZH_NUMBER.replace(']', ']' + _ALONE, 1)}{_OLD} ?[周虚足实]?[岁歳嵗](?:半|余|多|高龄)?{_NEVER}"
+    r"|百(?<![0-9一二三四五六七八九十两几数].)[余多]?[岁歳嵗](?=老|高龄|寿|[，,。;、)]|$)"
+)
+_ZH_AFTER = re.compile(  # 年龄:92, 享年九十二, 高龄96, 年九十有三
+    r"(?:年[龄纪](?:\(岁\))?[:为是约达= ]{1,4}|岁数[:为是约达= ]{0,4}"
+    r"|(?:高龄|高寿|享年|享寿|终年|现年|时年|行年|年高|寿至|年[逾过届近满约])[:为是约达已 ]{0,3}"
+    r"|年(?<![0-9一二三四五六七八九十去今明每周半近多余成].)(?=九十|一百))"
+    rf"(?P<age>{_ZH_NUMBER}{_OLD})(?![0-9.%+/岁歳嵗])"
+    r"(?! ?(?:天|日|周|个|月|年|次|分|秒|℃|公斤|千克|厘米|kg|mm|cm|bpm))"
+)
+_ZH_BEFORE = re.compile(  # 95高龄, 九十大寿
+    rf"(?P<age>{_ZH_NUMBER.replace(']', ']' + _ALONE, 1)}{_OLD}(?: ?高龄|(?= ?(?:大寿|寿辰|寿诞|华诞))))"
+)
+_ZH_SEX = re.compile(  # 男，92，
+    r"[男女](?:性|士)?[，,、/ ]{1,2}(?P<age>9[0-9]|1[0-3][0-9])(?= ?(?:[，,、。;)|]|$|[Yy](?![A-Za-z])))"
+)
+_ZH_WORD = re.compile(  # 年逾九旬, 期颐之年
+    r"(?P<age>[九9](?<![0-9一二三四五六七八十上中下月].)旬(?:有[余一二三四五六七八九])?|九秩|(?:期颐|鲐背)(?:之年)?)"
+)
+_ZH_SIGN = re.compile("9[0-9旬]|1[0-3][0-9]|[九百玖]|一[〇零○一]|期颐|鲐背")  # seldom there, and fast to look for
+_ZH_SIGNS = (  # each pattern, and words of which it needs one
+    (
+        _ZH_AFTER,
+        listed(
+            "年龄 年纪 岁数 高龄 高寿 享年 享寿 终年 现年 时年 行年 年高 寿至 年逾 年过 年届 年近 年满 年约"
+            " 年九十 年一百"
+        ),
+    ),
+    (_ZH_BEFORE, ("高龄", "大寿", "寿辰", "寿诞", "华诞")),
+    (_ZH_SEX, ("男", "女")),
+    (_ZH_WORD, ("旬", "秩", "期颐", "鲐背")),
 )
 _EN_NUMBER = (
     r"(?:9[0-9]|1[0-3][0-9]|ninety(?:[ \-](?:one|two|three|four|five|six|seven|eight|nine))?"
     r"|(?:one|a) hundred(?: and)?(?: (?:one|two|three|four|five|six|seven|eight|nine|ten))?)"
 )
-_EN = re.compile(
-    rf"(?<![0-9a-z.,/\-])(?P<before>{_EN_NUMBER})(?= ?-? ?(?:years?|yrs?|yr)\.?(?: ?-? ?old| of age|[ "
+_EN_BEFORE = re.compile(  # 92-year-old, 92 y/o, 92 M with
+    rf"(?<![0-9a-z.,/\-])(?P<age>{_EN_NUMBER})(?= ?-? ?(?:years?|yrs?|yr)\.?(?: ?-? ?old| of age|[ "
     rf"\-]o(?:ld|/)|,? (?:white|black|man|woman|male|female|gentleman|lady))"
     r"| ?-?(?:y\.?/?o\.?(?![a-z])|y/o|yo(?![a-z])|year old)| ?(?:f|m)(?= (?:with|who|presents"
     r"|presenting|admitted|c/o|s/p|h/o|pt)))"
-    rf"|(?<![a-z])(?:age|aged|age of|ages|age is|age was)[ :]{{1,"
-    rf"4}}(?P<after>{_EN_NUMBER})(?![0-9.+%/a-z\-]| ?(?:days|weeks|months|hours|min|\+))"
 )
+_EN_LABEL = re.compile(r"(?<![a-z])(?:age|aged|age of|ages|age is|age was)[ :]{1,4}$")
+_EN_AFTER = re.compile(rf"(?P<age>{_EN_NUMBER})(?![0-9.+%/a-z\-]| ?(?:days|weeks|months|hours|min|\+))")
+_LONGEST_LABEL = 12
+_HUNDRED = ("one ", "a ")
 
+_YEARS = ("岁", "歳", "嵗")
 _NUMBER_WORD = re.compile(r"9[0-9]|1[0-3][0-9]|ninety|hundred")  # seldom there, and fast to look for
 
 
 def find_ages(reading: Reading) -> list[Span]:
     """Return the spans of ages above 89, the numeral 岁 included in Chinese."""
     spans: list[Span] = []
-    if "岁" in reading.view or "年龄" in reading.view:
-        for match in _ZH.finditer(reading.view):
-            start = match.start() + len(match[0]) - len(match[0].lstrip(":为 "))
-            spans.append(Span(start=start, end=match.end(), kind="AGE"))
-    if _NUMBER_WORD.search(reading.lower):
-        for match in _EN.finditer(reading.lower):
-            group = "before" if match["before"] else "after"
-            spans.append(Span(start=match.start(group), end=match.end(group), kind="AGE"))
+    view = reading.view
+    if not view.isascii() and _ZH_SIGN.search(view):
+        if any(sign in view for sign in _YEARS):
+            spans += [Span(start=match.start(), end=match.end(), kind="AGE") for match in _ZH.finditer(view)]
+        for pattern, signs in _ZH_SIGNS:
+            if not any(sign in view for sign in signs):
+                continue
+            spans += [Span(start=m.start("age"), end=m.end("age"), kind="AGE") for m in pattern.finditer(view)]
+    spans += _english(reading.lower)
     return spans
+
+
+def _english(lower: str) -> Iterator[Span]:
+    """Yield English ages: each number that may be one is looked at with the words around it."""
+    for word in _NUMBER_WORD.finditer(lower):
+        start = word.start()
+        if word[0] == "hundred":
+            start -= next((len(one) for one in _HUNDRED if lower.endswith(one, 0, start)), 0)
+        match = _EN_BEFORE.match(lower, start)
+        if match is None and _EN_LABEL.search(lower, max(0, start - _LONGEST_LABEL), start):
+            match = _EN_AFTER.match(lower, start)
+        if match is not None:
+            yield Span(start=match.start("age"), end=match.end("age"), kind="AGE")

@@ -11,7 +11,7 @@ What it does not do: decide what a name is.
 
 import re
 
-from fedmed.deid.text.patterns import at_word_start, listed
+from fedmed.deid.text.patterns import WordSearch, listed
 from fedmed.deid.text.spans import Role
 
 _LETTERS = "A-Za-zÀ-ÖØ-öø-ɏ̀-ͯ"
@@ -46,10 +46,7 @@ _TITLES = listed(
     "mr mrs ms miss mx dr drs doctor doctors prof professor nurse sister rev reverend rabbi sir madam judge officer"
     " dear"
 )
-TITLE = re.compile(
-    rf"(?P<title>{at_word_start(_TITLES)})"
-    r"(?P<dot>\.?)(?: +|(?<=\.)\n)(?:dr\.? +)?(?=[a-zà-ɏ])"
-)
+TITLE = WordSearch(_TITLES, group="title", rest=r"(?P<dot>\.?)(?: +|(?<=\.)\n)(?:dr\.? +)?(?=[a-zà-ɏ])")
 DOCTOR_TITLES = frozenset(("dr", "drs", "doctor", "doctors", "prof", "professor", "nurse"))
 _PATIENT_LABELS = (
     "patient name, patient's name, name of patient, patient, pt, pt name, name, full name, last name, "
@@ -127,9 +124,10 @@ _MET_WORDS = listed(
     "sincerely,regards,yours,cordially,respectfully,patient,pt,per,attn",
     by=",",
 )
-BY = re.compile(
-    rf"(?P<word>{at_word_start([*(f'{word} by' for word in _BY_WORDS), *_MET_WORDS])})[\s,]+"
-    r"(?:dr\.? |mr\.? |ms\.? |mrs\.? |miss )?(?=[a-z])"
+BY = WordSearch(
+    [*(f"{word} by" for word in _BY_WORDS), *_MET_WORDS],
+    group="word",
+    rest=r"[\s,]+(?:dr\.? |mr\.? |ms\.? |mrs\.? |miss )?(?=[a-z])",
 )
 _RELATION_WORDS = listed(
     "wife,husband,spouse,son,daughter,mother,father,sister,brother,friend,fianc[eé]e?,partner,"
@@ -139,9 +137,10 @@ _RELATION_WORDS = listed(
     by=",",
 )
 _NAMED = ("named", "goes by", "name is")
-RELATION = re.compile(
-    rf"(?P<word>{at_word_start([*_RELATION_WORDS, *_NAMED])})"
-    r"(?:-in-law)?(?:,? |,\n)(?:is |named |called |,? ?whose name is |\()?(?=[a-z])"
+RELATION = WordSearch(
+    [*_RELATION_WORDS, *_NAMED],
+    group="word",
+    rest=r"(?:-in-law)?(?:,? |,\n)(?:is |named |called |,? ?whose name is |\()?(?=[a-z])",
 )
 CREDENTIAL = re.compile(
     r"[MDPRNFABCLO](?<=[ ,].)(?:(?<=M)\.?D\.?|(?<=M)(?:SN|BBS)|(?<=D)\.O\.|(?<=, D)O|(?<=D)(?:DS|MD|PM"
@@ -164,14 +163,12 @@ REACHED = re.compile(  # what follows somebody whom the hospital can call
     r"(?![a-z]))"
 )
 SPECIALTY = re.compile(r" \((?:[a-z]+ )?[a-z]*(?:ology|surgery|medicine|iatry|iatrics|ics|care|therapy)\)")
-WITH = re.compile(
-    at_word_start(
-        listed(
-            "with by and consult see seeing labell?ed called contact informed notified paged told asked per "
-            "under to from cosigned signed female male man woman"
-        )
-    )
-    + r",?\s"
+WITH = WordSearch(
+    listed(
+        "with by and consult see seeing labell?ed called contact informed notified paged told asked per "
+        "under to from cosigned signed female male man woman"
+    ),
+    rest=r",?\s",
 )
 GOES_ON = re.compile(rf"(?: (?:of|and|&|at))? (?:[{_UPPER}]|disease|syndrome)|[®™]|-[0-9]")
 INITIALS = re.compile(rf"[{_UPPER}](?:(?<=[a-z:(\-] .)|(?<=[:(].)|(?<=[a-z], .))\. ?(?:[{_UPPER}]\. ?)?(?={_WORD})")

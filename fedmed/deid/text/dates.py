@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, pairwise
 
-from fedmed.deid.text.patterns import at_word_start, listed
+from fedmed.deid.text.patterns import WordSearch, listed
 from fedmed.deid.text.reading import Reading
 from fedmed.deid.text.spans import Span
 
@@ -102,9 +102,9 @@ _SINCE = frozenset("于自从在至到")
 # --- digits ---------------------------------------------------------------------------------------------------
 
 _RUN = re.compile(
-    r"[0-9](?<![0-9].)(?<![0-9][.,].)[0-9]*(?:(?:(?:[/.]| ?[\-~至到] ?)[0-9]+)+|(?<=[0-9]{8})(?:[T_ "
+    r"[0-9](?<![0-9].)(?:(?<![0-9][.,].)[0-9]*(?:(?:(?:[/.]| ?[\-~至到] ?)[0-9]+)+|(?<=[0-9]{8})(?:[T_ "
     r"](?:[01][0-9]|2[0-3])[0-5][0-9]){0,1})(?![0-9])"
-    r"|(?<![0-9])(?:19|20)[0-9]{12}(?![0-9])"
+    r"|(?:(?<=1)9|(?<=2)0)[0-9]{12}(?![0-9]))"
 )
 _DIGITS = re.compile(r"[0-9]+")
 _COMPACT = re.compile(r"(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])")
@@ -200,17 +200,15 @@ _MONTH = (
     r"(?P<m>jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?"
     r"|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)(?![a-z])\.?"
 )
-_MONTH_WORD = re.compile(
-    at_word_start(
-        listed(
-            "jan(?:uary)?,feb(?:ruary)?,mar(?:ch)?,apr(?:il)?,may,june?,july?,aug(?:ust)?,sept?(?:ember)?,"
-            "oct(?:ober)?,"
-            "nov(?:ember)?,dec(?:ember)?",
-            by=",",
-        ),
-        border="a-z",
-    )
-    + "(?![a-z])"
+_MONTH_WORD = WordSearch(
+    listed(
+        "jan(?:uary)?,feb(?:ruary)?,mar(?:ch)?,apr(?:il)?,may,june?,july?,aug(?:ust)?,sept?(?:ember)?,"
+        "oct(?:ober)?,"
+        "nov(?:ember)?,dec(?:ember)?",
+        by=",",
+    ),
+    rest="(?![a-z])",
+    border="a-z",
 )
 _WEEKDAY = r"(?:(?<![a-z])(?P<w>(?:mon|tues?|wed(?:nes)?|thu(?:rs?)?|fri|sat(?:ur)?|sun)(?:day)?)\.?,? )?(?<![a-z])"
 _DAY = r"(?P<d>3[01]|[12][0-9]|0?[1-9])(?P<o>st|nd|rd|th)?"
@@ -228,25 +226,32 @@ _ENGLISH = tuple(
         rf"(?<![a-z]){_MONTH} ?'(?P<y>[0-9]{{2}})(?![0-9])",
     )
 )
-_BARE_YEAR = re.compile(
-    at_word_start(
-        listed(
-            "in,since,until,circa,during,from,early,late,mid,year,born,through,by,of,after,before,around,and,to", by=","
-        )
-    )
-    + r"[ \-](?:the year |early |late |mid-? ?|about |approximately )?(?P<y>(?:19[2-9]|20[0-4])[0-9])"
+_WEEKDAY_BEFORE = re.compile(_WEEKDAY.removesuffix(")?(?<![a-z])") + ")$")
+_BARE_YEAR = WordSearch(
+    listed(
+        "in,since,until,circa,during,from,early,late,mid,year,born,through,by,of,after,before,around,and,to", by=","
+    ),
+    rest=r"[ \-](?:the year |early |late |mid-? ?|about |approximately )?(?P<y>(?:19[2-9]|20[0-4])[0-9])"
     r"(?![0-9a-z/:])(?![.,][0-9]|-[0-9]{5})(?! ?(?:%|m[gl]|mcg|units?|cc|grams?|g|kcal|cal|hours|mm|ml"
     r"|feet|people|patients|steps"
-    r"|words|meters|iu)(?![a-z]))"
+    r"|words|meters|iu)(?![a-z]))",
 )
 
 
 def _around_month(view: str, lower: str, month: re.Match[str]) -> Iterator[WrittenDate]:
     """Yield the dates that a month's name is part of; only the characters around it are searched."""
-    start, end = max(0, month.start() - 26), month.end() + 26
-    for pattern in _ENGLISH:
-        for match in pattern.finditer(lower, start, end):
-            if match.start("m") == month.start() and _is_month(view, match):
+    at, end = month.start(), month.end() + 26
+    weekday = _WEEKDAY_BEFORE.search(lower, max(0, at - 26), at)
+    firsts = (weekday.start() if weekday else at, None, at, at - 5, at)
+    for pattern, first in zip(_ENGLISH, firsts, strict=True):
+        if first is None:
+            found = [match for match in pattern.finditer(lower, max(0, at - 26), end) if match.start("m") == at]
+        else:
+            places = (first, first - 1) if first == at - 5 else (first,)
+            tried = (pattern.match(lower, place, end) for place in places if place >= 0)
+            found = [match for match in tried if match is not None and match.start("m") == at]
+        for match in found:
+            if _is_month(view, match):
                 yield _written(match)
 
 

@@ -65,7 +65,9 @@ _EN_SURE = listed(
     by=",",
 )
 _EN_SURE_ENDS = tuple(f"{word}{end}" for word in _EN_SURE for end in ("", " number", " no", " no.", "#", " #"))
-_EN_LABELS = tuple(sorted({*EN_ID, *EN_RECORD}, key=lambda label: (-len(label), label)))
+_EN_STEMS = EN_ID + EN_RECORD
+_EN_LABELS = frozenset(_EN_STEMS)
+_EN_SIZES = sorted({len(label) for label in _EN_LABELS}, reverse=True)
 _EN_NUMBER = (" numbers", " number", " num", " nos", " no", " no.", " id", " code", "#", " #")
 EN_PHONE = listed(
     "联系电话 电话 手机 座机 传真 联系方式 联系号码 热线 短号 分机 telephone telphone phone tel cell "
@@ -88,6 +90,7 @@ _NO_NUMBER = re.compile(
     r"[A-Z][0-9]{2}(?:\.[0-9xX]{1,4})?|[0-9]{1,3}-(?:year|month|week|day)(?:-old)?"
 )  # ICD-10; an age
 _LOOK_BACK = 40
+_MARKS = frozenset(":=#(")
 
 
 def find_labelled(view: str, lower: str) -> Iterator[Span]:
@@ -113,11 +116,11 @@ def _by_label(view: str, lower: str, match: re.Match[str]) -> Iterator[Span]:
         if before.rstrip().endswith((":", "=", "#", ")", "_", "("))
         else before
     )
-    marked = any(mark in before[len(label.rstrip()) :] for mark in ":=#(")
+    marked = not _MARKS.isdisjoint(before[len(label.rstrip()) :])
     label = label.rstrip()
     if "(" in label[-10:] and before.rstrip(" :=#")[-1:] == ")":
         label = label[: label.rindex("(")].rstrip()
-    kind = _kind_of(label, marked=marked, size=sum(c.isalnum() or c == "*" for c in match[0]))
+    kind = _kind_of(label, match[0], marked=marked)
     sure = not label.isascii() or label.endswith(_EN_SURE_ENDS)
     if kind == "PHONE":
         value = _PHONE_VALUE.match(view, start - (view[start - 1] in "+("))
@@ -133,18 +136,18 @@ def _by_label(view: str, lower: str, match: re.Match[str]) -> Iterator[Span]:
         yield Span(start=start, end=end, kind=kind)
 
 
-def _kind_of(label: str, *, marked: bool, size: int) -> Kind | None:
+def _kind_of(label: str, value: str, *, marked: bool) -> Kind | None:
     """Return what a value after `label` is: its last words decide.
 
     Args:
         label: The text before the value in small letters, without marks at its end.
+        value: What stands after it.
         marked: Whether a colon or a number sign stands between.
-        size: How many letters and digits the value has.
     """
     last = label[-1:]
     if last and not last.isascii():
         bare = label.rstrip("为是系 ")
-        number = next((word for word in _ZH_NUMBER if bare.endswith(word)), "")
+        number = next((word for word in _ZH_NUMBER if bare.endswith(word)), "") if bare.endswith(_ZH_NUMBER) else ""
         stem = bare.removesuffix(number).rstrip()
         if number and stem.endswith(ZH_ID):
             return "ID"
@@ -156,17 +159,28 @@ def _kind_of(label: str, *, marked: bool, size: int) -> Kind | None:
         label = label.removesuffix(link)
     number = next((word for word in _EN_NUMBER if label.endswith(word)), "") if label.endswith(_EN_NUMBER) else ""
     stem = label.removesuffix(number).rstrip(" #.")
-    if stem.endswith(EN_ID + EN_RECORD):
-        word = next(
-            (word for word in _EN_LABELS if stem.endswith(word) and not stem[: -len(word)][-1:].isalnum()), None
-        )
-        if word and (word in _EN_SURE or ((number or marked) and size >= 4)):
+    if stem.endswith(_EN_STEMS):
+        word = next((word for size in _EN_SIZES if (word := _stem_end(stem, size))), None)
+        if word and (word in _EN_SURE or ((number or marked) and _size(value) >= 4)):
             return "ID" if word in EN_ID else "RECORD"
     if stem.endswith(ZH_RECORD) and number and not stem[-1:].isascii():
         return "RECORD"
     return "PHONE" if label.rstrip(".").endswith(EN_PHONE) or at else None
 
 
+def _stem_end(stem: str, size: int) -> str:
+    """Return the label of this size that ends `stem` and begins a word, or nothing."""
+    at = len(stem) - size
+    if at < 0 or stem[at:] not in _EN_LABELS or (at and stem[at - 1].isalnum()):
+        return ""
+    return stem[at:]
+
+
 def count_digits(text: str) -> int:
     """Return how many decimal digits `text` has."""
-    return sum(character.isdecimal() for character in text)
+    return sum(map(str.isdecimal, text))
+
+
+def _size(value: str) -> int:
+    """Return how many letters, digits and stars a value has."""
+    return sum(map(str.isalnum, value)) + value.count("*")

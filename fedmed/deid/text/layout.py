@@ -42,11 +42,13 @@ _EN_LABELS = tuple(
     for label in (*contexts_en.ROLE_OF, *labels.EN_ID, *labels.EN_RECORD, *labels.EN_PHONE, *_EN_WORDS)
     for number in ("", " number", " no", " no.", "#", " id", " code", " phone", " name")
 )
+_EN_ENDS, _ZH_ENDS = (frozenset(label[-1] for label in known) for known in (_EN_LABELS, _ZH_LABELS))
 _KNOWN = frozenset((*_ZH_LABELS, *_EN_LABELS))
 _MARK = re.compile(rf"[|\t ](?<!  )(?: *[|\t] *|(?<=[|\t]) *| +(?:- )?|- |(?<=[{CJK})] ))(?=[^ |\t\n])")
 _SINCE_MARK = re.compile(r"(?:[^|\t\n;,(>:. ]|\.(?! )|(?<! ) (?! ))+ *$")
 _CELL_TEXT = re.compile(r"[^|\t\n:]{1,24}?(?= *(?:[|\t:\n]|  |$))")
 _CELL = re.compile(r"[^|\t\n]+")
+_UNIT_BEHIND = re.compile(r" ?\((?:周?岁|years?|yrs?|y)\)$")
 _ROW_MARK = re.compile(r"^[ |:\-+]*$")
 
 
@@ -86,11 +88,12 @@ def _is_labelled(view: str, lower: str, end: int, mark: str) -> bool:
     if view[end - 1 : end] == ")":
         end = view.rfind("(", max(0, end - 11), end)
     if view[max(0, end - 1) : end].isascii():
-        if mark == " ":
+        before = lower[max(0, end - 8) : max(0, end)].rstrip(" \n")
+        if mark == " " or (before and before[-1] not in _EN_ENDS):
             return False
         text = _SINCE_MARK.search(lower, max(0, end - 40), max(0, end))
         return text is not None and text[0].strip() in _KNOWN
-    return view.endswith(_ZH_LABELS, 0, end)
+    return view[end - 1 : end] in _ZH_ENDS and view.endswith(_ZH_LABELS, 0, end)
 
 
 def _is_heading(view: str, start: int) -> bool:
@@ -103,28 +106,36 @@ def cells(view: str) -> Iterator[Cell]:
     """Yield the cells of the tables of a note that stand under a known label."""
     if view.count("|") < 4 and view.count("\t") < 2:
         return
-    heading: list[str] = []
+    heading, closed = list[str](), False
     at = 0
     for line in view.split("\n"):
         found = [
             (match[0].strip(), match.start() + len(match[0]) - len(match[0].lstrip())) for match in _CELL.finditer(line)
         ]
         row = [(text, start) for text, start in found if text]
+        if closed and len(row) == len(heading) + 1 and not line.rstrip().endswith("|"):
+            row.pop()  # the note goes on behind the table's last bar
         if (
             len(row) >= 2
             and sum(_is_label(text) for text, _ in row) * 2 >= len(row)
             and not any(c.isdecimal() for c in line)
         ):
-            heading = [text for text, _ in row]
+            heading, closed = [text for text, _ in row], line.rstrip().endswith("|")
         elif heading and len(row) == len(heading):
             for label, (text, start) in zip(heading, row, strict=True):
                 if _is_label(label):
-                    yield Cell(label=label, text=text, start=at + start)
+                    yield Cell(label=_plain_label(label), text=text, start=at + start)
         elif not _ROW_MARK.match(line):
             heading = []
         at += len(line) + 1
 
 
 def _is_label(text: str) -> bool:
-    bare = text.strip(" *:").lower()
+    bare = _UNIT_BEHIND.sub("", text.strip(" *:")).lower()
     return bare in _KNOWN or (not text.isascii() and bare.replace(" ", "") in _KNOWN)
+
+
+def _plain_label(text: str) -> str:
+    """Return a heading as running text has it: 年 龄(岁) is 年龄."""
+    bare = _UNIT_BEHIND.sub("", text)
+    return bare if bare.isascii() else bare.replace(" ", "")

@@ -237,3 +237,11 @@ CLINICAL_NOUNS = frozenset(
         " ultrasound vacuum valve vein walker wire wires"
     )
 )
+
+# Unions and differences are made once: made anew for each word of a note, they would cost more than all else.
+CLEAR_FIRST_NAMES = FIRST_NAMES - AMBIGUOUS
+CLEAR_NOT_NAMES = NOT_NAMES - AMBIGUOUS
+WORDS_NOT_FIRST = AMBIGUOUS - FIRST_NAMES
+WORDS_AND_FIRST = AMBIGUOUS & FIRST_NAMES
+WORDS_AND_EPONYMS = AMBIGUOUS | EPONYMS
+NO_PLACES = NOT_NAMES | CLINICAL_NOUNS

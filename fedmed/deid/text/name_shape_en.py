@@ -14,13 +14,22 @@ What it does not do: decide whether a context is sure.
 import re
 
 from fedmed.deid.text import contexts_en as context
-from fedmed.deid.text.lexicon_en import AMBIGUOUS, CLINICAL_NOUNS, EPONYMS, FIRST_NAMES, NOT_NAMES, SURNAME_WORDS
+from fedmed.deid.text.lexicon_en import (
+    AMBIGUOUS,
+    CLEAR_FIRST_NAMES,
+    CLINICAL_NOUNS,
+    EPONYMS,
+    FIRST_NAMES,
+    NOT_NAMES,
+    SURNAME_WORDS,
+)
 
 SUFFIX = re.compile(r",? (?:Jr\.?|Sr\.?|I{2,3}|Ii{1,2}|IV|JR\.?|SR\.?)(?![A-Za-z])")
 CREDENTIAL = re.compile(r",? ?(?:M\.?D\.?|D\.?O\.?|R\.?N\.?|N\.?P\.?|PA-?C?|Ph\.?D\.?)(?![A-Za-z])")
 _DAY = re.compile(r" [0-9]")
 _ENDS = re.compile(r"(?:'s)?(?:[.,;:)|\n\t]|  |$| \(|,? (?:Jr|Sr|and|on|at|was|is|has|can|who|[0-9])(?![a-z]))")
 _MOST_PARTS = 5
+_FIRST = (FIRST_NAMES | {"j", "m"}) - {"may", "will"}
 
 
 def take(view: str, at: int, *, sure: bool = False, plain: bool = False, most: int = 4) -> tuple[int, list[str]]:
@@ -68,7 +77,7 @@ def is_person(parts: list[str], *, plain: bool) -> bool:
     """Say whether the parts of a name are enough where only a weak word stands before it."""
     if not parts or all(part in EPONYMS for part in parts):
         return False
-    if parts[0] in FIRST_NAMES - AMBIGUOUS or (len(parts[0]) == 1 and len(parts) > 1):
+    if parts[0] in CLEAR_FIRST_NAMES or (len(parts[0]) == 1 and len(parts) > 1):
         return True
     return len(parts) >= 2 and not plain
 
@@ -113,6 +122,4 @@ def _gap(view: str, at: int, parts: list[str], *, plain: bool) -> int:
 def _is_first(view: str, at: int) -> bool:
     """Say whether a first name stands after "LAST, "; credentials and new sentences don't count."""
     token = context.TOKEN.match(view, at)
-    return (
-        token is not None and token[0].lower() in FIRST_NAMES | {"j", "m"} and token[0].lower() not in {"may", "will"}
-    )
+    return token is not None and token[0].lower() in _FIRST

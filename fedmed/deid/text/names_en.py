@@ -15,7 +15,17 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from fedmed.deid.text import contexts_en as context
-from fedmed.deid.text.lexicon_en import AMBIGUOUS, CLINICAL_NOUNS, EPONYMS, FIRST_NAMES, NOT_NAMES
+from fedmed.deid.text.lexicon_en import (
+    AMBIGUOUS,
+    CLEAR_FIRST_NAMES,
+    CLEAR_NOT_NAMES,
+    CLINICAL_NOUNS,
+    EPONYMS,
+    FIRST_NAMES,
+    NOT_NAMES,
+    WORDS_AND_EPONYMS,
+    WORDS_NOT_FIRST,
+)
 from fedmed.deid.text.name_shape_en import CREDENTIAL, SUFFIX, is_eponym, is_person, take
 from fedmed.deid.text.reading import Reading
 from fedmed.deid.text.spans import ROLES, Role, Span
@@ -95,15 +105,19 @@ def _after_labels(view: str, lower: str, *, plain: bool) -> Iterator[Span]:
         yield from _more(view, end, role)
 
 
+_LABEL_ENDS = frozenset(label[-1] for label in context.LABELS)
+_LABEL_SIZES = sorted({len(label) for label in context.LABELS}, reverse=True)
+
+
 def _label_before(lower: str, at: int) -> str | None:
     """Return the label that ends at `at`, if one does: the longest, at the start of a word."""
     if aside := context.ASIDE.search(lower, max(0, at - 24), at):
         at = aside.start()
     while at and lower[at - 1] == " ":
         at -= 1
-    if not lower.endswith(context.LABELS, 0, at):
+    if lower[at - 1 : at] not in _LABEL_ENDS or not lower.endswith(context.LABELS, 0, at):
         return None
-    label = next(label for label in context.LABELS if lower.endswith(label, 0, at))
+    label = next(end for size in _LABEL_SIZES if (end := lower[max(0, at - size) : at]) in context.ROLE_OF)
     start = at - len(label)
     named = label == "name" and lower[:start].rstrip().endswith(context.THINGS)
     return None if named or lower[start - 1 : start].isalnum() or lower[start - 1 : start] == "-" else label
@@ -137,7 +151,7 @@ def _after_words(view: str, lower: str, *, plain: bool) -> Iterator[Span]:
         end, parts = take(view, match.end(), sure=True, plain=plain, most=most)
         by = match["word"].endswith(" by") and not match["word"].startswith("accompanied")
         role: Role = "doctor" if by else "patient" if match[0].startswith(("patient", "pt")) else "other"
-        weak = AMBIGUOUS if plain else AMBIGUOUS - FIRST_NAMES if len(parts) == 1 else frozenset[str]()
+        weak = AMBIGUOUS if plain else WORDS_NOT_FIRST if len(parts) == 1 else frozenset[str]()
         if is_person(parts, plain=False) and parts[0] not in weak:
             yield _span(match.end(), end, role)
             if len(parts) > 1:
@@ -159,7 +173,7 @@ def _in_sentences(view: str, lower: str, *, plain: bool) -> Iterator[Span]:
                 yield _span(match.end(), end, "doctor")
             continue
         shouted = any(word.isupper() and len(word) > 1 for word in _LETTERS.findall(view[match.end() : end]))
-        known = len(parts[0]) == 1 or parts[0] in FIRST_NAMES - AMBIGUOUS if parts else False
+        known = len(parts[0]) == 1 or parts[0] in CLEAR_FIRST_NAMES if parts else False
         eponym = any(part in EPONYMS for part in parts) and not known
         if len(parts) >= 2 and not shouted and not eponym and not context.GOES_ON.match(view, end):
             yield _span(match.end(), end, "other")
@@ -204,7 +218,7 @@ def _first_names(view: str, lower: str, *, plain: bool) -> Iterator[Span]:
         elif (
             parts
             and not capitals
-            and first not in AMBIGUOUS | EPONYMS
+            and first not in WORDS_AND_EPONYMS
             and not view.endswith(context.PLACE_BEFORE, 0, match.start())
         ):
             yield _span(match.start(), end, "other")
@@ -220,8 +234,9 @@ def _everywhere(view: str, lower: str, found: Sequence[Span], *, plain: bool) ->
     for span in found:
         for part in context.LATIN_WORD.findall(lower, span.start, span.end):
             word = part.removesuffix("'s")
-            if (len(word) > 2 and word not in NOT_NAMES - AMBIGUOUS) or (len(word) == 2 and word not in NOT_NAMES):
-                roles[word] = min(roles.get(word, "other"), span.role, key=ROLES.index)
+            if (len(word) > 2 and word not in CLEAR_NOT_NAMES) or (len(word) == 2 and word not in NOT_NAMES):
+                known = roles.get(word, "other")
+                roles[word] = known if known == span.role else min(known, span.role, key=ROLES.index)
     if not roles:
         return
     covered = bytearray(len(view))
@@ -237,7 +252,7 @@ def _everywhere(view: str, lower: str, found: Sequence[Span], *, plain: bool) ->
             continue
         if common and plain:
             continue
-        if common and (written.isupper() or _opens_sentence(view, start)) and word not in FIRST_NAMES - AMBIGUOUS:
+        if common and (written.isupper() or _opens_sentence(view, start)) and word not in CLEAR_FIRST_NAMES:
             continue
         if not is_eponym(view, end, [word]):
             before = context.PARTICLE_BEFORE.search(view, max(0, start - 14), start)

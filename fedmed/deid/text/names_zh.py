@@ -14,6 +14,7 @@ What it does not do: names without any context in the middle of a sentence (a ta
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from fedmed.deid.text import lexicon_zh as words
 from fedmed.deid.text.patterns import any_of, listed
@@ -163,7 +164,11 @@ def _surname(view: str, at: int) -> int:
 
 
 def _is_given(view: str, at: int) -> bool:
-    character = view[at : at + 1]
+    return _may_be_given(view[at : at + 1])
+
+
+@lru_cache(maxsize=1 << 14)
+def _may_be_given(character: str) -> bool:
     return character == "某" or (bool(_RUN.match(character)) and character != "·" and character not in words.NOT_GIVEN)
 
 
@@ -240,10 +245,11 @@ def _bare(view: str) -> Iterator[Span]:
         at = match.start()
         before = view[max(0, at - 8) : at].rstrip(" ")[-1:]
         size = _surname(view, at)
-        for end in (at + size + 2, at + size + 1):
-            given = view[at + size : end]
-            if _TITLE.match(view, at + size) or not all(_is_given(view, index) for index in range(at + size, end)):
-                continue
+        first = at + size
+        if not _is_given(view, first) or _TITLE.match(view, first):
+            continue
+        for end in (first + 2, first + 1) if _is_given(view, first + 1) else (first + 1,):
+            given = view[first:end]
             signed = before == FILLER and (size == 2 or len(given) == 2 or view[at] in words.STRONG_SURNAMES)
             alone = before in {"", "\n", "/", "|", "。", FILLER} and _LINE_END.match(view, end)
             if alone and (signed or _is_clear(view, at, size, given)):

@@ -106,7 +106,9 @@ class NoteCleaner:
 
         `dates_kept`: the note's dates are moved already, and are as good as masked.
         """
-        done = [Span(start=m.start(), end=m.end(), kind="NAME") for m in DONE.finditer(reading.view)]
+        masked = "[" in reading.view or "90" in reading.view
+        found_done = DONE.finditer(reading.view) if masked else ()
+        done = [Span(start=match.start(), end=match.end(), kind="NAME") for match in found_done]
         if dates_kept:
             done += [date.span for date in find_dates(_flat(reading_of(lay_out(reading.view))))]
         known = _known_words(patient, names)
@@ -132,7 +134,7 @@ class NoteCleaner:
         """Yield what each voice finds in a note: names line by line, all else with lines joined."""
         yield from find_identifiers(flat)
         yield from find_ages(flat)
-        if "zh" in self.options.languages and _CJK.search(flat.view):
+        if "zh" in self.options.languages and not flat.view.isascii() and _CJK.search(flat.view):
             yield from places_zh.find_places(flat.view)
             yield from names_zh.find_names(lines.view)
         if "en" in self.options.languages and _LATIN.search(flat.view):

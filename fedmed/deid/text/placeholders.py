@@ -14,6 +14,7 @@ What it does not do: link people between notes; no placeholder says anything abo
 """
 
 import re
+import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,19 +50,21 @@ PLACEHOLDER = re.compile(rf"\[(?P<words>{'|'.join(_ALL_WORDS)})(?: ?(?P<number>[
 DONE = re.compile(rf"{PLACEHOLDER.pattern}|(?<![0-9.])90(?:岁以上|\+)")  # what this module writes
 _CJK = re.compile(f"[{CJK}]")
 _CHINESE_RUN = re.compile(f"[{CJK}]+")
-_LATIN_RUN = re.compile("[A-Za-z]+")
+_LETTERS = string.ascii_letters.encode()
 _PARTS = re.compile(r"[^\W\d_]+(?:['\-][^\W\d_]+)*")
 
 
 def language_of(view: str) -> Language:
     """Return the language that a note's placeholders are in: a Chinese character weighs as three letters."""
-    chinese, latin = (sum(map(len, pattern.findall(view))) for pattern in (_CHINESE_RUN, _LATIN_RUN))
+    encoded = view.encode()
+    latin = len(encoded) - len(encoded.translate(None, _LETTERS))
+    chinese = 0 if view.isascii() else sum(map(len, _CHINESE_RUN.findall(view)))
     return "zh" if 3 * chinese > latin else "en"
 
 
 def age_placeholder(text: str) -> str:
     """Return what stands for an age above 89 that is written as `text`."""
-    return "90岁以上" if "岁" in text else "90+"
+    return "90+" if text.isascii() else "90岁以上"
 
 
 def placeholders(view: str, spans: Sequence[Span]) -> list[str]:
@@ -159,6 +162,6 @@ def _may_be(person: _Person, mention: _Person) -> bool:
 def _taken(view: str) -> Counter[str]:
     """Return the highest number of each word that an earlier pass has given."""
     taken: Counter[str] = Counter()
-    for match in PLACEHOLDER.finditer(view):
+    for match in PLACEHOLDER.finditer(view) if "[" in view else ():
         taken[match["words"]] = max(taken[match["words"]], int(match["number"] or 1))
     return taken

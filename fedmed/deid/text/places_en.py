@@ -13,8 +13,8 @@ What it does not do: lone cities without state or context; employers.
 import re
 from collections.abc import Iterator
 
-from fedmed.deid.text.lexicon_en import CLINICAL_NOUNS, NOT_NAMES
-from fedmed.deid.text.patterns import at_word_start, listed
+from fedmed.deid.text.lexicon_en import NO_PLACES, NOT_NAMES
+from fedmed.deid.text.patterns import WordSearch, at_word_start, listed
 from fedmed.deid.text.reading import Reading
 from fedmed.deid.text.spans import Kind, Span
 
@@ -65,9 +65,9 @@ _LABELS = listed(
     "school",
     by=",",
 )
-_ZIP_LABEL = re.compile(
-    rf"{at_word_start(['zip', 'zip code', 'postal code', 'postcode'])}[ :#]{{1,"
-    rf"3}}([0-9]{{5}}(?:-[0-9]{{4}})?|[a-z][0-9][a-z0-9]? ?[0-9][a-z0-9]{{2}})"
+_ZIP_LABEL = WordSearch(
+    ("zip", "zip code", "postal code", "postcode"),
+    rest=r"[ :#]{1,3}([0-9]{5}(?:-[0-9]{4})?|[a-z][0-9][a-z0-9]? ?[0-9][a-z0-9]{2})",
 )
 _LIVES_WORDS = (
     "lives? in,living in,lived in,resides? in,residing in,resident of,moved (?:from|to),native of,born "
@@ -75,11 +75,11 @@ _LIVES_WORDS = (
     "relocated (?:from|to),travell?ed (?:from|to),visiting from,comes from,works? (?:at|for),employed "
     "(?:at|by),attends,teaches at,student at,retired from"
 )
-_LIVES = re.compile(rf"{at_word_start(_LIVES_WORDS.split(','))}(?: the)?(?: city of| town of)? ")
+_LIVES = WordSearch(_LIVES_WORDS.split(","), rest="(?: the)?(?: city of| town of)? ")
 _COARSE = re.compile(
     rf"[A-Z]{{1,3}}|{_STATE_NAMES}|United States|America|Canada|Mexico"
 )  # may stay, or no place at all
-_LABEL = re.compile(rf"{at_word_start(_LABELS)}(?:/[a-z]+)? ?: *")
+_LABEL = WordSearch(_LABELS, rest="(?:/[a-z]+)? ?: *")
 _LINE = re.compile(r"[A-Za-z0-9][^\n;|]{2,80}?(?=\s{2,}|[\n;|]|$|\. | (?:[Pp]hone|[Tt]el|DOB|MRN|[Dd]ate|SSN)\b)")
 _PLACE_NAME = re.compile(rf"{_CAP}(?:(?: (?:of|and|the|at|de|del|la)| &)? {_CAP}){{0,4}}")
 
@@ -135,6 +135,11 @@ _GENERIC = frozenset(
     )
 )
 
+_BEFORE_NAME = (_GENERIC | NOT_NAMES) - _OPENING
+_ZIP_DIGITS = re.compile("[0-9]{5}")
+_CITY_END = re.compile(r",[ \n]?[A-Z]")
+_TWO_CAPITALS = re.compile("[A-Z](?<= .)[A-Z](?![A-Za-z])")
+
 
 def find_places(lines: Reading, flat: Reading) -> list[Span]:
     """Return the spans of hospitals and addresses written in English.
@@ -146,14 +151,16 @@ def find_places(lines: Reading, flat: Reading) -> list[Span]:
     found = [*_hospitals(lines), *_after_words(lines.view, lines.lower)]
     if "\n" in lines.view:
         found += [span for span in _hospitals(flat) if "\n" in lines.view[span.start : span.end]]
-    for match in _CITY_STATE.finditer(lines.view):
+    for match in _CITY_STATE.finditer(lines.view) if _CITY_END.search(lines.view) else ():
         if not match["degree"] or match["where"] or match["zip"]:  # "Roe, MD" is no town in Maryland
             found.append(_span(match.end("where") if match["where"] else match.start(), match.end(), "ADDRESS"))
-    found += [_span(*match.span("place"), "ADDRESS") for match in _FROM_STATE.finditer(lines.view)]
+    if _TWO_CAPITALS.search(lines.view):
+        found += [_span(*match.span("place"), "ADDRESS") for match in _FROM_STATE.finditer(lines.view)]
     view = flat.titled
     if flat.plain:
         found += [_span(*match.span("place"), "ADDRESS") for match in _PLAIN_CITY.finditer(flat.lower)]
-    for pattern in (_STREET, _BOX, _STATE_ZIP):
+    boxed, zipped = "Box" in view or "BOX" in view, _ZIP_DIGITS.search(view) is not None
+    for pattern in (_STREET, *([_BOX] if boxed else []), *([_STATE_ZIP] if zipped else [])):
         found += [_span(match.start(), match.end(), "ADDRESS") for match in pattern.finditer(view)]
     return found
 
@@ -171,7 +178,7 @@ def _hospitals(lines: Reading) -> Iterator[Span]:
                 start, text = match.start() + preposition.end(), match["head"][preposition.end() :]
         while text:  # what stands before the first word of the name: a sentence's start, a service, an article
             word, _, rest = text.partition(" ")
-            if word.lower().strip(".,") not in (_GENERIC | NOT_NAMES) - _OPENING:
+            if word.lower().strip(".,") not in _BEFORE_NAME:
                 break
             start, text = start + len(word) + 1, rest
         if len(text.strip()) > 2:
@@ -183,7 +190,7 @@ def _hospitals(lines: Reading) -> Iterator[Span]:
 def _after_words(view: str, lower: str) -> Iterator[Span]:
     for match in _LIVES.finditer(lower):
         place = _PLACE_NAME.match(view, match.end())
-        if place and place[0].lower() not in NOT_NAMES | CLINICAL_NOUNS and not _COARSE.fullmatch(place[0]):
+        if place and place[0].lower() not in NO_PLACES and not _COARSE.fullmatch(place[0]):
             yield _span(place.start(), place.end(), "ADDRESS")
     for match in _LABEL.finditer(lower):
         line = _LINE.match(view, match.end())

@@ -14,6 +14,7 @@ What it does not do: find anything.
 """
 
 import re
+import string
 import sys
 import unicodedata
 from dataclasses import dataclass
@@ -39,8 +40,7 @@ _TABLE: dict[int, str] = (
     | {ord(FILLER): "\ufffd"}
 )
 
-_CAPITALS = re.compile("[A-Z]")
-_SMALL_LETTERS = re.compile("[a-z]")
+_CAPITAL, _SMALL = string.ascii_uppercase.encode(), string.ascii_lowercase.encode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,8 +110,10 @@ def cased(view: str) -> tuple[str, bool]:
 
     Where everything or nothing is a capital, capitals tell nothing; the rules then ask for stronger contexts.
     """
-    capitals = len(_CAPITALS.findall(view))
-    letters = capitals + len(_SMALL_LETTERS.findall(view))
+    encoded = view.encode()  # no byte of a longer character is a letter
+    small = len(encoded) - len(encoded.translate(None, _SMALL))
+    capitals = len(encoded) - len(encoded.translate(None, _CAPITAL))
+    letters = capitals + small
     if letters < 40 or 0.03 * letters <= capitals <= 0.85 * letters:
         return view, False
     titled = view.title()

@@ -37,6 +37,8 @@ class Marked:
 
 def read_mark(note: str, pseudonyms: Pseudonyms) -> Marked:
     """Return a note and what its mark says; a mark that doesn't hold stays in the body."""
+    if "[" not in note:
+        return Marked(body=note, tail="", state="never")
     last = _AT_END.search(note)
     if last is not None:
         body = note[: last.start()]

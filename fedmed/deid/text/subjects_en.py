@@ -15,9 +15,16 @@ import re
 from collections.abc import Iterator
 
 from fedmed.deid.text import contexts_en as context
-from fedmed.deid.text.lexicon_en import AMBIGUOUS, CLINICAL_NOUNS, EPONYMS, FIRST_NAMES, NOT_NAMES
+from fedmed.deid.text.lexicon_en import (
+    CLINICAL_NOUNS,
+    EPONYMS,
+    FIRST_NAMES,
+    NOT_NAMES,
+    WORDS_AND_FIRST,
+    WORDS_NOT_FIRST,
+)
 from fedmed.deid.text.name_shape_en import CREDENTIAL, is_person, is_word, take
-from fedmed.deid.text.patterns import any_of, at_word_start, listed
+from fedmed.deid.text.patterns import WordSearch, any_of, listed
 from fedmed.deid.text.spans import Role, Span
 
 _VERBS = listed(
@@ -66,7 +73,7 @@ _RUNNING = listed(
     by=",",
 )
 _PROSE = re.compile(r" (?!(?:on|at|in|for|and|was|is|who|with|from)(?![a-z]))[a-z]")  # Surgeon Preference Card reviewed
-_RUNNING_LABEL = re.compile(rf"{at_word_start(_RUNNING)} (?:dr\.? )?(?=[a-z])")
+_RUNNING_LABEL = WordSearch(_RUNNING, rest=r" (?:dr\.? )?(?=[a-z])")
 
 
 def find_subjects(view: str, lower: str, *, plain: bool) -> list[Span]:
@@ -103,12 +110,8 @@ def _names_somebody(words: list[str], *, plain: bool) -> bool:
     if not words or all(len(word) == 1 for word in words):
         return False
     for index, word in enumerate(words):
-        first = index == 0 and word in AMBIGUOUS & FIRST_NAMES and not plain
-        if (
-            len(word) > 1
-            and not first
-            and (word in NOT_NAMES or word in CLINICAL_NOUNS or word in AMBIGUOUS - FIRST_NAMES)
-        ):
+        first = index == 0 and word in WORDS_AND_FIRST and not plain
+        if len(word) > 1 and not first and (word in NOT_NAMES or word in CLINICAL_NOUNS or word in WORDS_NOT_FIRST):
             return False
     return not (
         _NOBODY.fullmatch(words[-1]) or _NOBODY.fullmatch(words[0]) or (len(words) == 1 and words[0] in EPONYMS)

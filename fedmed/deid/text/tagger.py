@@ -193,7 +193,7 @@ def _is_common(text: str) -> bool:
     """Say whether a tagged name is a word that names nobody: 黄疸, 高血压, Parkinson, Left."""
     words = [word.lower() for word in _WORD.findall(text)]
     if words:
-        return all(word in NOT_NAMES | EPONYMS | CLINICAL_NOUNS for word in words)
+        return all(word in NOT_NAMES or word in EPONYMS or word in CLINICAL_NOUNS for word in words)
     if len(text) < 2:
         return True
     return text[1] in lexicon_zh.NOT_AFTER.get(text[0], "") and len(text) <= 4 and not set(text[1:]) <= lexicon_zh.GIVEN

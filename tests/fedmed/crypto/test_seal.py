@@ -204,7 +204,7 @@ def test_a_full_disk_leaves_no_part(tmp_path: Path, long_item: tuple[bytes, byte
 
 def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path):
     """The half-written file of a kill does not stay."""
-    (tmp_path / ".sealed.abc").write_bytes(b"part")
+    (tmp_path / ".sealed.part").write_bytes(b"part")
     (tmp_path / "plain").write_bytes(b"x")
     seal_file(tmp_path / "plain", tmp_path / "sealed", key=KEY, name="scan")
     assert {path.name for path in tmp_path.iterdir()} == {"plain", "sealed"}

@@ -1,5 +1,7 @@
 """Shipped policies: they load, they are what their names say, and their names cannot be borrowed."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,8 @@ import yaml
 
 from fedmed.config import config_dir, load
 from fedmed.deid.policy import DeidPolicy
-from fedmed.deid.presets import PRESETS, policy_from
+from fedmed.deid.preset_names import PRESETS
+from fedmed.deid.presets import policy_from
 from fedmed.errors import ConfigError
 
 
@@ -71,3 +74,10 @@ def test_a_mistake_in_a_policy_file_is_named(wrong: dict[str, object], match: st
     """The key, what it takes and what it got."""
     with pytest.raises(ConfigError, match=match):
         policy_from({"profile": "our-own"} | wrong)
+
+
+def test_commands_that_clean_nothing_start_without_the_engines():
+    """Whoever asks for a site's status does not wait for tables, models and images."""
+    program = "import sys, fedmed_site.cli; print(sorted({'polars', 'sklearn', 'torch', 'pydicom'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603  our own
+    assert done.stdout.strip() == "[]"
