@@ -72,6 +72,11 @@ class RowSource:
                 " the table again under a policy with free_text clean"
             )
 
+    @property
+    def rows(self) -> int:
+        """How many rows there are, whatever a view uses of them."""
+        return self._table.height
+
     def load(self, view: View, split: Split) -> Cohort:
         """Return the patients of `view` that stand in `split`.
 
