@@ -102,7 +102,7 @@ class DataSets:
                 key=key,
                 out_dir=out,
                 log=self.log,
-                clean=_Notes(key) if policy.free_text == "clean" else None,
+                clean=Notes(key) if policy.free_text == "clean" else None,
                 seal=seal_of(dataset.name, TABLE_FILE, data_key),
             )
             if dataset.schema.image is not None:
@@ -178,6 +178,19 @@ class DataSets:
             IntegrityError: The audit log does not vouch for every byte.
         """
         return self.source(data.schema).load(_view(data), split)
+
+    def load_parts(self, data: DataSpec, split: Split, column: str) -> dict[str, Cohort]:
+        """Return the cohort of `load`, divided by the value that each record has in a category.
+
+        Raises:
+            DataError: The view cannot be trained on, or the column is no category that stands in the table.
+            IntegrityError: The audit log does not vouch for the table.
+        """
+        return self.source(data.schema).load_parts(_view(data), split, column)
+
+    def description(self, name: str) -> DataSet:
+        """Return what a data set was prepared as."""
+        return self._dataset(name)
 
     def dimensions(self, data: DataSpec) -> tuple[int, int]:
         """Return how many features and classes a view has; both follow from the schema alone."""
@@ -281,13 +294,14 @@ class DataSets:
         return self.home.data(name) / "items.json"
 
 
-class _Notes:
+class Notes:
     """What cleans the notes of a table: the rules for both languages, dates masked."""
 
     def __init__(self, key: bytes) -> None:
         self._cleaner = NoteCleaner(options=TextOptions(), key=key)
 
     def __call__(self, text: str, *, patient: str) -> str:
+        """Return a note without identifiers."""
         return self._cleaner.clean(text, patient=patient).text
 
 

@@ -71,6 +71,10 @@ class EvaluationLog:
         """Record how this site's own model does on the study's own cohort."""
         self._append(plan, _record(plan, PERSONAL, plan.training.rounds, 0, evaluation))
 
+    def add_stage(self, plan: Plan, stage: str, evaluation: "Evaluation") -> None:
+        """Record how a model that no study evaluates does, such as a department's, under a name of its own."""
+        self._append(plan, _record(plan, stage, plan.training.rounds, 0, evaluation))
+
     def read(self, plan_digest: str) -> tuple[EvaluationRecord, ...]:
         """Return the evaluations of a study, the latest of each stage, round and view."""
         path = self._path(plan_digest)
