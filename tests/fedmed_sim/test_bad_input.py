@@ -19,10 +19,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 import yaml
+from model_folders import write_image_folder, write_text_folder
 from PIL import Image as Picture
-from tiny_models import SIZE, encoder
 
 from fedmed.cli import main
 
@@ -42,7 +41,7 @@ NOTES = {
 }  # fmt: skip
 IMAGES = {
     "file": "{site}.csv", "columns": [KEY, {"name": "file", "kind": "text", "role": "direct-identifier"}, ILL],
-    "image": {"column": "file", "size": 12},
+    "image": {"column": "file", "size": 16},
 }  # fmt: skip
 
 
@@ -197,7 +196,7 @@ def _other_size(folder: Path) -> None:
 )
 def test_a_bad_model_folder_is_one_line(user: User, spoil: Callable[[Path], None], expected: str) -> None:
     """Nothing is trained, nothing of the folder is run, and no run folder is left."""
-    folder = encoder(user.root / "model")
+    folder = write_text_folder(user.root / "model", "roberta")
     spoil(folder)
     said = user.simulate(NOTES, "model=text_encoder", f"model.path={folder}")
     assert said.code == 2
@@ -206,7 +205,11 @@ def test_a_bad_model_folder_is_one_line(user: User, spoil: Callable[[Path], None
 
 def test_a_tokenizer_of_another_model_is_one_line(user: User) -> None:
     """It makes tokens that the model does not know."""
-    folder = encoder(user.root / "model", more=99)
+    folder = write_text_folder(user.root / "model", "roberta")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    known = len(tokenizer["model"]["vocab"])
+    tokenizer["model"]["vocab"] |= {f"word{place}": place for place in range(known, 359)}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     said = user.simulate(NOTES, "model=text_encoder", f"model.path={folder}")
     assert said.code == 2
     assert "the tokenizer does not match the model: it makes tokens up to 358, the model has 300" in said.complaints[0]
@@ -351,9 +354,7 @@ def test_damaged_images_are_skipped_and_counted(user: User) -> None:
     checked = user.check(IMAGES, "north", "--target", "ill")
     assert checked.code == 0
     assert "< 5 rows name no image; 11 images are missing or damaged" in " ".join(checked.out.split())
-    transformers.ViTForImageClassification(transformers.ViTConfig(**SIZE, image_size=12, patch_size=4)).save_pretrained(
-        str(user.root / "model")
-    )
+    write_image_folder(user.root / "model", "vit")
     said = user.simulate(IMAGES, "model=image_encoder", f"model.path={user.root / 'model'}")
     assert of_site(said, "north") == {"without_label": 12, "images_missing": 1, "images_unreadable": 11}
     assert "1 without an image, 11 with an unreadable image" in said.out

@@ -12,7 +12,7 @@ import torch
 import transformers
 import yaml
 from PIL import Image as Picture
-from tiny_models import MARKS, SIZE, encoder, saved
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from fedmed.cli import main
 from fedmed.data.stored import stored_bytes
@@ -20,6 +20,8 @@ from fedmed_site.data_keys import DataKeys
 from fedmed_site.home import SiteHome
 
 SITES = ("north", "east", "south")
+SIZE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+MARKS = {"vocab_size": 300, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1, "max_position_embeddings": 200}
 KEY = {"name": "id", "kind": "identifier", "role": "patient-key"}
 ILL = {"name": "ill", "kind": "binary", "role": "target", "values": ["0", "1"]}
 
@@ -30,6 +32,19 @@ def one_thread() -> Any:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+def saved(model: Any, folder: Path) -> Path:
+    """Write a tiny model with a tokenizer of bytes."""
+    model.save_pretrained(str(folder))
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE({token: place for place, token in enumerate(tokens)}, [], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", bos_token="<s>", unk_token="<unk>"
+    ).save_pretrained(str(folder))  # fmt: skip
+    return folder
 
 
 def simulate(tmp_path: Path, schema: dict[str, Any], *words: str, target: str = "ill") -> dict[str, Any]:
@@ -55,7 +70,8 @@ def test_notes_reach_an_encoder_cleaned(tmp_path: Path) -> None:
     for site in SITES:
         rows = [f"p{i},{'fever' if i % 2 else 'cough'}. Patient: John Smithson,{i % 2}" for i in range(60)]
         (tmp_path / f"{site}.csv").write_text("\n".join(["id,note,ill", *rows]) + "\n")
-    base = encoder(tmp_path / "model")
+    config = transformers.RobertaConfig(**SIZE, **MARKS)
+    base = saved(transformers.RobertaModel(config), tmp_path / "model")
     schema = {
         "file": "{site}.csv", "sites": list(SITES), "text": {"column": "note", "characters": 60},
         "columns": [KEY, {"name": "note", "kind": "text", "role": "free-text"}, ILL],
