@@ -94,6 +94,8 @@ def _fields(kind: Any, at: str = "", *, inner: bool) -> Iterator[str]:
         options = [hint]
         if typing.get_origin(hint) in {typing.Union, types.UnionType}:
             options = list(typing.get_args(hint))
+        if typing.get_origin(hint) is dict:  # by site
+            options = [typing.get_args(hint)[1]]
         records = [option for option in options if dataclasses.is_dataclass(option)]
         if inner or not records:
             yield here

@@ -24,7 +24,7 @@ import io
 import warnings
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -44,7 +44,6 @@ from fedmed.files import write_atomic
 
 Array = NDArray[np.float64]
 _LARGEST_SIDE = 20_000
-_UNREADABLE = (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError, NotImplementedError, EOFError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,24 +85,19 @@ def prepare_images(
     if part is None or who is None:
         raise DataError(f"{schema.name}: expected a schema with an image and a patient key, got one without")
     images: dict[str, Image] = {}
-    missing = unreadable = 0
-    for patient, name in _names(table, who, part.column, delimiter=schema.delimiter):
-        if not name:
-            missing += 1
-            continue
-        image = _read_or_none(folder, name, part)
-        if image is None:
-            unreadable += 1
-            continue
+
+    def keep(patient: str, image: Image) -> None:
         images.setdefault(token(patient), image)
+
+    found = _read_each(table, folder, schema, part, keep)
     if not images:
         raise DataError(
-            f"{table.name}: none of the {missing + unreadable} images could be read; check the folder and the column"
-            f" {part.column!r}"
+            f"{table.name}: none of the {found.missing + found.unreadable} images could be read; check the folder and"
+            f" the column {part.column!r}"
         )
     data = images_to_bytes(images)
     _store(out_dir, data, data_set=schema.name, key=key)
-    report = ImagesReport(images=len(images), missing=missing, unreadable=unreadable)
+    report = replace(found, images=len(images))
     body: dict[str, str | int | float | bool | None] = {
         "schema_name": schema.name,
         "schema_digest": schema.digest,
@@ -127,6 +121,34 @@ def _store(folder: Path, data: bytes, *, data_set: str, key: DataKey | None) -> 
         plain.unlink(missing_ok=True)
 
 
+def count_images(table: Path, folder: Path, *, schema: Schema) -> ImagesReport:
+    """Read the image of every row of a raw table, keep none, and return what would become of them.
+
+    Raises:
+        DataError: As `prepare_images`, but for images that can't be read.
+    """
+    if schema.image is None or schema.patient_key is None:
+        raise DataError(f"{schema.name}: expected a schema with an image and a patient key, got one without")
+    return _read_each(table, folder, schema, schema.image, lambda _patient, _image: None)
+
+
+def _read_each(
+    table: Path, folder: Path, schema: Schema, part: ImagePart, keep: Callable[[str, Image], None]
+) -> ImagesReport:
+    """Hand each image that can be read to `keep`, and count them and the others."""
+    images = missing = unreadable = 0
+    for patient, name in _names(table, schema.patient_key or "", part.column, delimiter=schema.delimiter):
+        image = _read_or_none(folder, name, part) if name else None
+        if image is not None:
+            keep(patient, image)
+            images += 1
+        elif name:
+            unreadable += 1
+        else:
+            missing += 1
+    return ImagesReport(images=images, missing=missing, unreadable=unreadable)
+
+
 def read_image(source: Path | bytes, part: ImagePart, *, place: int | None = None) -> Image:
     """Return one image as values in [-1, 1], shape `[channels, size, size]`.
 
@@ -143,10 +165,8 @@ def read_image(source: Path | bytes, part: ImagePart, *, place: int | None = Non
             warnings.simplefilter("ignore")  # readers warn of what they repair; the values are checked below
             with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
                 values, spacing = _read(file, part, place)
-        if values.ndim != 3 or values.size == 0 or not np.isfinite(values).all():
-            raise ValueError("no finite image")
-        return _squared(_channels(values, part.channels), spacing, part)
-    except _UNREADABLE:
+        return _squared(_channels(_finite(values), part.channels), spacing, part)
+    except Exception:  # noqa: BLE001  a damaged file makes readers raise anything, zlib's and zipfile's own errors too
         raise DataError(
             "an image can't be read: expected DICOM, PNG or NPZ with finite values; export it again"
         ) from None
@@ -164,9 +184,15 @@ def slice_of(data: bytes) -> Slice | None:
             number=number,
             instance=str(header.get("SOPInstanceUID") or ""),
         )
-    except (*_UNREADABLE, pydicom.errors.InvalidDicomError):
+    except Exception:  # noqa: BLE001  as above
         return None
     return found if patient and rows else None
+
+
+def _finite(values: Array) -> Array:
+    if values.ndim != 3 or values.size == 0 or not np.isfinite(values).all():
+        raise ValueError("no finite image")
+    return values
 
 
 def _read_or_none(folder: Path, name: str, part: ImagePart) -> Image | None:

@@ -8,7 +8,8 @@ Rules:
     * A conversation stands in a list of `{"role": ..., "content": ...}` under the column's name, or under `messages`;
       it becomes text with marks between the turns (see `fedmed.rows`), which de-identification leaves as they are.
     * The table lies in an anonymous file in memory (memfd_create(2)): what is raw reaches no disk on the way.
-    * A line that is no object is no row; it is counted, and too many of them are an error.
+    * A line that is no object becomes a row with a cell too many, which the way in sets aside and counts; too many of
+      them are an error.
 
 What it does not do: clean text. The table is as raw as what it is made from.
 """
@@ -66,7 +67,7 @@ def table_of(path: Path, schema: Schema) -> Iterator[Path]:
 
 
 def rows_of(path: Path, columns: Sequence[str], *, talk: str | None) -> Iterator[list[str]]:
-    """Yield the cells of each object of a file, by column.
+    """Yield the cells of each object of a file, by column; of a line that is none, one empty cell too many.
 
     Args:
         path: JSON Lines in UTF-8, compressed if its name ends in .gz.
@@ -85,6 +86,7 @@ def rows_of(path: Path, columns: Sequence[str], *, talk: str | None) -> Iterator
             found = None
         if not isinstance(found, dict):
             bad += 1
+            yield [""] * (len(columns) + 1)
             continue
         yield [_cell(found.get(column, found.get(_MESSAGES) if column == talk else None)) for column in columns]
     if lines == 0 or bad > _MOST_BAD * lines:

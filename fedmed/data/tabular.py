@@ -72,6 +72,11 @@ class RowSource:
                 " the table again under a policy with free_text clean"
             )
 
+    @property
+    def rows(self) -> int:
+        """How many rows there are, whatever a view uses of them."""
+        return self._table.height
+
     def load(self, view: View, split: Split) -> Cohort:
         """Return the patients of `view` that stand in `split`.
 
@@ -79,18 +84,39 @@ class RowSource:
             DataError: The view names an unknown target, column or value, or selects no
                 patients or only one class at this site.
         """
-        target = self.schema.target(view.target)
         labels = self._usable_labels(view)
+        return self._cohort(view, labels, self._chosen(view, labels, split))
+
+    def load_parts(self, view: View, split: Split, column: str) -> dict[str, Cohort]:
+        """Return the cohort of `load`, divided by the value that each record itself has in a category.
+
+        Every value of the schema has its part, which may be empty; a record without a value is in none.
+
+        Raises:
+            DataError: As `load`, or the column is no category that models read.
+        """
+        found = self.schema.column(column)
+        if found.kind != "category" or not found.is_feature:
+            raise DataError(f"site {self.site}: column {column!r} is no category that models read; name one")
+        labels = self._usable_labels(view)
+        chosen, values = self._chosen(view, labels, split), self._table[column]
+        parts = {value: chosen & (values == value).fill_null(value=False).to_numpy() for value in found.values}
+        return {value: self._cohort(view, labels, rows) for value, rows in parts.items()}
+
+    def _chosen(self, view: View, labels: pl.Series, split: Split) -> npt.NDArray[np.bool_]:
+        """Return which rows belong to a view and split."""
         chosen = labels.is_not_null().to_numpy() & self._members(view)
         self._refuse_untrainable(labels.filter(chosen), view)
         in_test = _in_test(self._table[PATIENT], labels, self._split)
-        rows = chosen & (in_test if split == "test" else ~in_test)
+        return np.asarray(chosen & (in_test if split == "test" else ~in_test))
+
+    def _cohort(self, view: View, labels: pl.Series, rows: npt.NDArray[np.bool_]) -> Cohort:
         label_array: Labels = labels.filter(rows).to_numpy().astype(np.int64)
         return Cohort(
-            features=self._rows(self._table.filter(rows)),
+            features=rows_of_table(self._table.filter(rows), self.schema, self._images),
             labels=label_array,
             feature_names=self.features,
-            classes=target.classes,
+            classes=self.schema.target(view.target).classes,
         )
 
     def skipped(self, view: View) -> int:
@@ -103,27 +129,10 @@ class RowSource:
     def _usable_labels(self, view: View) -> pl.Series:
         """Return the class of each row, null where it has none or where there is nothing to read."""
         labels = labels_of(self._table, self.schema.target(view.target), self.schema)
-        readable = np.zeros(self._table.height, dtype=np.bool_)
-        if any(column.is_feature for column in self.schema.columns):
-            return labels
-        if self.schema.text is not None:
-            readable |= (self._table[self.schema.text.column].fill_null("").str.strip_chars() != "").to_numpy()
-        if self._images is not None:
-            readable |= np.array([token in self._images for token in self._table[PATIENT].to_list()], dtype=np.bool_)
+        readable = readable_rows(self._table, self.schema, self._images)
         return (
             pl.DataFrame({"label": labels, "readable": readable}).select(pl.when("readable").then("label")).to_series()
         )
-
-    def _rows(self, table: pl.DataFrame) -> Floats:
-        """Return rows as `fedmed.rows` lays them out, shape `[rows, width]`."""
-        parts: list[Floats] = []
-        if self.schema.text is not None:
-            parts.append(text_rows(table[self.schema.text.column].to_list(), characters=self.schema.text.characters))
-        if self.schema.image is not None and self._images is not None:
-            found = [self._images.get(token) for token in table[PATIENT].to_list()]
-            parts.append(image_rows(found, channels=self.schema.image.channels, size=self.schema.image.size))
-        parts.append(_features(table, self.schema))
-        return np.concatenate(parts, axis=1)
 
     def _members(self, view: View) -> npt.NDArray[np.bool_]:
         if view.cohort_column is None:
@@ -176,6 +185,30 @@ class TabularSource(RowSource):
         table = vouched_table(folder, schema, log, key=key)
         images = None if schema.image is None else open_images(folder, schema, log, key=key)
         super().__init__(table, images, schema=schema, split=split, site=site)
+
+
+def rows_of_table(table: pl.DataFrame, schema: Schema, images: ImageStore | None) -> Floats:
+    """Return the records of a de-identified table as `fedmed.rows` lays them out, shape `[rows, width]`."""
+    parts: list[Floats] = []
+    if schema.text is not None:
+        parts.append(text_rows(table[schema.text.column].to_list(), characters=schema.text.characters))
+    if schema.image is not None and images is not None:
+        found = [images.get(token) for token in table[PATIENT].to_list()]
+        parts.append(image_rows(found, channels=schema.image.channels, size=schema.image.size))
+    parts.append(_features(table, schema))
+    return np.concatenate(parts, axis=1)
+
+
+def readable_rows(table: pl.DataFrame, schema: Schema, images: ImageStore | None) -> npt.NDArray[np.bool_]:
+    """Return which records hold anything that a model can read; with features of a table, every one does."""
+    if _feature_columns(schema):
+        return np.ones(table.height, dtype=np.bool_)
+    readable = np.zeros(table.height, dtype=np.bool_)
+    if schema.text is not None:
+        readable |= (table[schema.text.column].fill_null("").str.strip_chars() != "").to_numpy()
+    if images is not None:
+        readable |= np.array([token in images for token in table[PATIENT].to_list()], dtype=np.bool_)
+    return readable
 
 
 def row_names(schema: Schema) -> Sequence[str]:

@@ -47,6 +47,20 @@ def macro_f1(scores: NDArray[np.floating], labels: NDArray[np.integer]) -> float
     return float(np.mean(found)) if found else None
 
 
+def area_under_curve(scores: NDArray[np.floating], labels: NDArray[np.integer]) -> float | None:
+    """Return the area under the ROC curve of two classes; None for more of them, or where only one occurs.
+
+    >>> area_under_curve(np.array([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]]), np.array([0, 0, 1, 1]))
+    0.75
+    """
+    from sklearn.metrics import roc_auc_score  # noqa: PLC0415  it loads slowly
+
+    _check(scores, labels)
+    if scores.shape[1] != 2 or len(np.unique(labels)) != 2:
+        return None
+    return float(roc_auc_score(labels, scores[:, 1]))
+
+
 def perplexity(loss: float | None) -> float | None:
     """Return the perplexity of a mean loss per token, infinite where it is too large for a number.
 

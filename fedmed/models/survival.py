@@ -98,11 +98,10 @@ def concordance(scores: NDArray[np.floating], labels: NDArray[np.integer]) -> fl
     """
     predicted = survival_curves(scores).sum(axis=1)
     span, event = labels // 2, labels % 2 == 1
-    later = (span[None, :] > span[:, None]) | ((span[None, :] == span[:, None]) & ~event[None, :])
-    known = event[:, None] & later
-    pairs = int(known.sum())
-    if pairs == 0:
-        return None
-    right = (predicted[:, None] < predicted[None, :]) & known
-    tied = (predicted[:, None] == predicted[None, :]) & known
-    return float((right.sum() + 0.5 * tied.sum()) / pairs)
+    pairs, right = 0, 0.0
+    for one in np.flatnonzero(event):  # a row of pairs at a time: n^2 of them need not be in memory
+        known = (span > span[one]) | ((span == span[one]) & ~event)
+        pairs += int(known.sum())
+        later = predicted[known]
+        right += float((later > predicted[one]).sum()) + 0.5 * float((later == predicted[one]).sum())
+    return right / pairs if pairs else None

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from fedmed.exchange import Failure, Task
 from fedmed.records import Plan
-from fedmed_sim.summary import Summary, shown
+from fedmed_sim.summary import Summary, figure_rows, measures_shown, shown
+from fedmed_site.measures import TITLES
 
 
 class RunConsole:
@@ -74,19 +75,20 @@ class RunConsole:
     def show(self, summary: Summary) -> None:
         """Print the result as a table, and every warning."""
         table = Table(title=f"Result after {summary.rounds} rounds over {len(summary.sites)} sites")
-        for heading in ("site", "accuracy", "epsilon spent"):
+        titles = [TITLES[name] for name in measures_shown(summary)]
+        for heading in ("site", "accuracy", *titles, "epsilon spent"):
             table.add_column(heading, justify="left" if heading == "site" else "right")
-        for site in summary.sites:
-            epsilon = summary.privacy.epsilon[site]
-            table.add_row(
-                site, shown(summary.final.accuracy.get(site)), "without limit" if epsilon is None else f"{epsilon:.3f}"
-            )
-        table.add_section()
-        table.add_row("mean", shown(summary.final.accuracy_mean), "")
-        if summary.final.auc_pooled is not None:
-            table.add_row("pooled AUC", shown(summary.final.auc_pooled), "")
+        rows = figure_rows(summary)
+        for place, row in enumerate(rows):
+            if place == len(summary.sites):
+                table.add_section()
+            table.add_row(row.name, row.accuracy, *row.measures, row.epsilon)
         out = Console()
         out.print(table)
+        for site, counts in summary.records.items():
+            if counts.skipped:
+                said = ", ".join(f"{count} {reason}" for reason, count in counts.skipped.items())
+                out.print(f"Not used at {site}: {said}", highlight=False, markup=False, soft_wrap=True)
         if summary.ewc is not None:
             ewc = summary.ewc
             out.print(

@@ -211,6 +211,7 @@ class Simulation:
             ewc=self._ewc(plans, names),
             aggregation=self._aggregation(plan, results, names),
             leaks=leaks,
+            records={name: SiteAgent.open(self._folder.sites / name).datasets.counts(plan.data) for name in names},
             seconds={phase: round(seconds, 3) for phase, seconds in self._seconds.items()},
             warnings=warnings_of(
                 plans,

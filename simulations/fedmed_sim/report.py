@@ -34,9 +34,10 @@ from fedmed_sim.plans import without_consolidation
 from fedmed_sim.plots import plot_accuracy, plot_budget, plot_forgetting
 from fedmed_sim.preparation import deidentification_reports
 from fedmed_sim.settings import SimulationSettings
-from fedmed_sim.summary import Evaluations, Summary, accuracy_by_site, shown
+from fedmed_sim.summary import Evaluations, Summary, accuracy_by_site, figure_rows, measures_shown, shown
 from fedmed_site.data_keys import DataKeys
 from fedmed_site.home import SiteHome
+from fedmed_site.measures import TITLES
 
 ACTIONS = {
     "drop": "removed",
@@ -91,6 +92,8 @@ def write_report(settings: SimulationSettings, folder: RunFolder, summary: Summa
         settings=settings,
         plans=plans,
         figures=figures,
+        titles=[TITLES[name] for name in measures_shown(summary)],
+        rows=figure_rows(summary),
         columns=_columns(settings, folder, summary.sites[0]),
         deidentification=deidentification_reports(folder),
         config=folder.config.read_text(),
@@ -114,13 +117,18 @@ def _metrics(arms: Sequence[Arm]) -> str:
     """Return every evaluation as CSV; `view` 0 is the study's own cohort, 1 and on are earlier studies'."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["study", "site", "stage", "round", "view", "records", "accuracy", "loss"])
+    writer.writerow(["study", "site", "stage", "round", "view", "records", "accuracy", "loss", *TITLES])
     for arm in arms:
         for site, records in sorted(arm.evaluations.items()):
             for record in records:
-                figures = (f"{record.accuracy:.6f}", "" if record.loss is None else f"{record.loss:.6f}")
+                taken = record.measures.named()
+                figures = [f"{record.accuracy:.6f}", *(map(_cell, (record.loss, *map(taken.get, TITLES))))]
                 writer.writerow([arm.name, site, record.stage, record.round, record.view, record.records, *figures])
     return text.getvalue()
+
+
+def _cell(figure: float | None) -> str:
+    return "" if figure is None else f"{figure:.6f}"
 
 
 def _columns(settings: SimulationSettings, folder: RunFolder, site: str) -> list[ColumnShown]:

@@ -14,23 +14,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
+from fedmed.models.scoring import area_under_curve, macro_f1
+from fedmed.models.survival import concordance
 from fedmed.records import Plan
 from fedmed.released import StudyResult
 from fedmed_sim.leaks import LeakReport
+from fedmed_site.datasets import RecordCounts
 from fedmed_site.evaluations import FINAL, EvaluationRecord
+from fedmed_site.measures import TITLES, Measure, Measures, mean_of
 
 SUMMARY_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Final:
-    """How the released model does on held-out records of the last study."""
+    """How the released model does on held-out records of the last study: by site, their mean, and pooled."""
 
     accuracy: dict[str, float]
     accuracy_mean: float | None
     auc_pooled: float | None
+    auc_mean: float | None
+    macro_f1_mean: float | None
+    macro_f1_pooled: float | None
+    c_index_mean: float | None
+    c_index_pooled: float | None
+    perplexity_mean: float | None
+    exact_match_mean: float | None
+    measures: dict[str, Measures]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +98,7 @@ class Summary:
     ewc: EwcSummary | None
     aggregation: AggregationSummary
     leaks: LeakReport | None
+    records: dict[str, RecordCounts]
     seconds: dict[str, float]
     warnings: tuple[str, ...]
     machine: str | None = None
@@ -98,19 +110,39 @@ Evaluations = Mapping[str, Sequence[EvaluationRecord]]
 
 
 def final_of(evaluations: Evaluations) -> Final:
-    """Return accuracy by site, its mean, and the AUC over the pooled held-out records of all sites."""
+    """Return every figure of the released model: by site, the mean over sites, and over all records together."""
     accuracy = accuracy_by_site(evaluations, view=0)
-    return Final(accuracy=accuracy, accuracy_mean=_mean(accuracy), auc_pooled=_pooled_auc(evaluations))
+    records = final_records(evaluations, view=0)
+    measures = {site: record.measures for site, record in records.items()}
+    mean, pooled = mean_of(measures.values()), _pooled(list(records.values()))
+    return Final(
+        accuracy=accuracy,
+        accuracy_mean=_mean(accuracy),
+        auc_pooled=pooled.auc,
+        auc_mean=mean.auc,
+        macro_f1_mean=mean.macro_f1,
+        macro_f1_pooled=pooled.macro_f1,
+        c_index_mean=mean.c_index,
+        c_index_pooled=pooled.c_index,
+        perplexity_mean=mean.perplexity,
+        exact_match_mean=mean.exact_match,
+        measures=measures,
+    )
 
 
 def accuracy_by_site(evaluations: Evaluations, *, view: int) -> dict[str, float]:
     """Return the accuracy of the released model by site on one view."""
-    found: dict[str, float] = {}
-    for site, records in sorted(evaluations.items()):
-        for record in records:
-            if record.stage == FINAL and record.view == view:
-                found[site] = record.accuracy
-    return found
+    return {site: record.accuracy for site, record in final_records(evaluations, view=view).items()}
+
+
+def final_records(evaluations: Evaluations, *, view: int) -> dict[str, EvaluationRecord]:
+    """Return the evaluation of the released model on one view, by site, of those that evaluated it."""
+    return {
+        site: record
+        for site, records in sorted(evaluations.items())
+        for record in records
+        if record.stage == FINAL and record.view == view
+    }
 
 
 def mean_accuracy(evaluations: Evaluations, *, view: int) -> float | None:
@@ -164,15 +196,60 @@ def _mean(accuracy: Mapping[str, float]) -> float | None:
     return float(np.mean(list(accuracy.values()))) if accuracy else None
 
 
-def _pooled_auc(evaluations: Evaluations) -> float | None:
-    """Return the AUC over all sites' held-out records, or None for more than two classes or one."""
-    scores: list[float] = []
-    labels: list[int] = []
-    for records in evaluations.values():
-        for record in records:
-            if record.stage == FINAL and record.view == 0:
-                if record.scores and len(record.scores[0]) != 2:
-                    return None
-                scores += [row[1] for row in record.scores]
-                labels += record.labels
-    return float(roc_auc_score(labels, scores)) if len(set(labels)) == 2 else None
+def _pooled(records: Sequence[EvaluationRecord]) -> Measures:
+    """Return AUC, macro F1 and C-index over all sites' held-out records together, of those that the sites took.
+
+    AUC is of two classes, whatever the model, as it was before there were other measures.
+    """
+    widths = {len(row) for record in records for row in record.scores}
+    if len(widths) != 1:
+        return Measures()
+    scores = np.array([row for record in records for row in record.scores])
+    labels = np.array([label for record in records for label in record.labels])
+    taken = {name for record in records for name in record.measures.named()}
+    return Measures(
+        auc=area_under_curve(scores, labels),
+        macro_f1=macro_f1(scores, labels) if "macro_f1" in taken else None,
+        c_index=concordance(scores, labels) if "c_index" in taken else None,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FigureRow:
+    """One row of the table of results: a site, or what is over all of them; cells as they are shown."""
+
+    name: str
+    accuracy: str
+    measures: tuple[str, ...]
+    epsilon: str
+
+
+def measures_shown(summary: Summary) -> tuple[Measure, ...]:
+    """Return which measures at least one site could take, in order."""
+    taken = {name for measures in summary.final.measures.values() for name in measures.named()}
+    return tuple(name for name in TITLES if name in taken)
+
+
+def figure_rows(summary: Summary) -> list[FigureRow]:
+    """Return the table of results: one row a site, their mean, and all held-out records together."""
+    names, final = measures_shown(summary), summary.final
+    rows = [
+        FigureRow(
+            name=site,
+            accuracy=shown(final.accuracy.get(site)),
+            measures=tuple(shown(final.measures.get(site, Measures()).named().get(name)) for name in names),
+            epsilon=_spent(summary.privacy.epsilon[site]),
+        )
+        for site in summary.sites
+    ]
+    mean = tuple(shown(getattr(final, f"{name}_mean")) for name in names)
+    rows.append(FigureRow(name="mean", accuracy=shown(final.accuracy_mean), measures=mean, epsilon=""))
+    pooled = {name: getattr(final, f"{name}_pooled", None) for name in names}
+    if any(value is not None for value in pooled.values()):
+        cells = tuple("" if value is None else shown(value) for value in pooled.values())
+        rows.append(FigureRow(name="pooled", accuracy="", measures=cells, epsilon=""))
+    return rows
+
+
+def _spent(epsilon: float | None) -> str:
+    return "without limit" if epsilon is None else f"{epsilon:.3f}"

@@ -25,6 +25,7 @@ from fedmed_site import (
     holdings_cli,
     leaving_cli,
     machine_cli,
+    models_cli,
     policy_cli,
     receipts_cli,
 )
@@ -81,6 +82,7 @@ def _site_parser() -> Parser:
     policy_cli.add_commands(commands)
     machine_cli.add_commands(commands)
     holdings_cli.add_commands(commands)
+    models_cli.add_commands(commands)
     leaving_cli.add_commands(commands)
     receipts_cli.add_commands(commands)
     deidentification_cli.add_commands(commands)

@@ -12,19 +12,21 @@ Rules:
 What it does not do: change a schema, or show a record.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-from fedmed.audit import ChainLog
+from fedmed.audit import ChainLog, Scalar
 from fedmed.data.jsonl import table_of
-from fedmed.data.parts import IMAGES_FILE
+from fedmed.data.parts import IMAGES_FILE, IMAGES_KIND
 from fedmed.data.schema import DataSet
 from fedmed.data.source import Cohort, Split, View
 from fedmed.data.stored import seal_of, sealed_path
 from fedmed.data.tabular import RowSource, TabularSource, vouched_table
 from fedmed.deid.policy import DeidPolicy
 from fedmed.deid.pseudonyms import Pseudonyms
-from fedmed.deid.tabular import TABLE_FILE, DeidReport, deidentify_table
+from fedmed.deid.tabular import AUDIT_KIND, TABLE_FILE, DeidReport, deidentify_table
 from fedmed.deid.text import NoteCleaner, TextOptions
 from fedmed.errors import RefusedError
 from fedmed.files import write_atomic
@@ -32,6 +34,49 @@ from fedmed.records import DataSpec, canonical_json, decode
 from fedmed_site.data_keys import DataKeys
 from fedmed_site.home import SiteHome
 from fedmed_site.item_sets import REGISTERED_KIND, ItemSet, Opened, check_registered, item_set_of, open_items
+
+if TYPE_CHECKING:
+    from fedmed.data.imaging import ImagesReport  # it imports pydicom
+
+_SPLITS: Final[tuple[Split, ...]] = ("train", "test")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordCounts:
+    """What became of the rows of a site's table, from the file to a study; every row is in one of the first seven.
+
+    Counts of patients: they stay at the site, and a simulation, which owns every site, shows them.
+    """
+
+    train: int
+    test: int
+    quarantined: int
+    """Rows with a cell that the schema does not allow, and lines that are no rows."""
+    incomplete: int
+    """Rows without a value that is required."""
+    suppressed: int
+    """Rows that k-anonymity took out."""
+    without_label: int
+    """Rows of the cohort whose label no class of the target has, or with nothing to read."""
+    other_cohorts: int
+    """Rows that the study does not ask for."""
+    images_missing: int | None = None
+    """Rows that name no image; None where the data set has no images."""
+    images_unreadable: int | None = None
+    """Images that are damaged or not there; their records go on without one if they have anything else."""
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """The rows and images that no study can use, by reason; only those that there are."""
+        counts = {
+            "outside the schema": self.quarantined,
+            "incomplete": self.incomplete,
+            "taken out for k-anonymity": self.suppressed,
+            "without a label or content": self.without_label,
+            "without an image": self.images_missing or 0,
+            "with an unreadable image": self.images_unreadable or 0,
+        }
+        return {reason: count for reason, count in counts.items() if count}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +102,7 @@ class DataSets:
                 key=key,
                 out_dir=out,
                 log=self.log,
-                clean=_Notes(key) if policy.free_text == "clean" else None,
+                clean=Notes(key) if policy.free_text == "clean" else None,
                 seal=seal_of(dataset.name, TABLE_FILE, data_key),
             )
             if dataset.schema.image is not None:
@@ -134,10 +179,63 @@ class DataSets:
         """
         return self.source(data.schema).load(_view(data), split)
 
+    def load_parts(self, data: DataSpec, split: Split, column: str) -> dict[str, Cohort]:
+        """Return the cohort of `load`, divided by the value that each record has in a category.
+
+        Raises:
+            DataError: The view cannot be trained on, or the column is no category that stands in the table.
+            IntegrityError: The audit log does not vouch for the table.
+        """
+        return self.source(data.schema).load_parts(_view(data), split, column)
+
+    def description(self, name: str) -> DataSet:
+        """Return what a data set was prepared as."""
+        return self._dataset(name)
+
     def dimensions(self, data: DataSpec) -> tuple[int, int]:
         """Return how many features and classes a view has; both follow from the schema alone."""
         source = self.source(data.schema)
         return len(source.features), len(source.schema.target(data.target).classes)
+
+    def counts(self, data: DataSpec) -> RecordCounts:
+        """Return what became of every row of the table that the audit log vouches for, under a plan's view.
+
+        Of items that were registered, the rows that were kept; what became of the others is in their own report.
+
+        Raises:
+            DataError: The view cannot be trained on.
+            IntegrityError: The audit log does not vouch for the table.
+        """
+        source, view = self.source(data.schema), _view(data)
+        made: Mapping[str, Scalar] = {}
+        images: Mapping[str, Scalar] = {}
+        if self._items(data.schema) is None:
+            made, images = self._last_entry(AUDIT_KIND, data.schema), self._last_entry(IMAGES_KIND, data.schema)
+        aside, incomplete = (int(made.get(f"rows_{name}") or 0) for name in ("quarantined", "incomplete"))
+        train, test = (len(source.load(view, split).labels) for split in _SPLITS)
+        without_label = source.skipped(view)
+        return RecordCounts(
+            train=train,
+            test=test,
+            quarantined=aside,
+            incomplete=incomplete,
+            suppressed=int(made.get("rows_read") or source.rows) - source.rows - aside - incomplete,
+            without_label=without_label,
+            other_cohorts=source.rows - train - test - without_label,
+            images_missing=int(images["missing"] or 0) if images else None,
+            images_unreadable=int(images["unreadable"] or 0) if images else None,
+        )
+
+    def images(self, name: str) -> "ImagesReport":
+        """Return what became of the images of a data set that was prepared with some."""
+        from fedmed.data.imaging import ImagesReport  # noqa: PLC0415  it imports pydicom
+
+        found = self._last_entry(IMAGES_KIND, name)
+        return ImagesReport(**{key: int(found[key] or 0) for key in ("images", "missing", "unreadable")})
+
+    def _last_entry(self, kind: str, name: str) -> Mapping[str, Scalar]:
+        bodies = [e.body for e in self.log.entries() if e.kind == kind and e.body.get("schema_name") == name]
+        return bodies[-1] if bodies else {}
 
     def source(self, name: str) -> RowSource:
         """Return the records of a data set, opened in memory.
@@ -196,13 +294,14 @@ class DataSets:
         return self.home.data(name) / "items.json"
 
 
-class _Notes:
+class Notes:
     """What cleans the notes of a table: the rules for both languages, dates masked."""
 
     def __init__(self, key: bytes) -> None:
         self._cleaner = NoteCleaner(options=TextOptions(), key=key)
 
     def __call__(self, text: str, *, patient: str) -> str:
+        """Return a note without identifiers."""
         return self._cleaner.clean(text, patient=patient).text
 
 

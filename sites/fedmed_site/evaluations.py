@@ -11,7 +11,7 @@ What it does not do: leave the site. A simulation reads it because it owns every
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from fedmed.files import append_durable
 from fedmed.records import Plan, canonical_json, decode, digest
+from fedmed_site.measures import Measures, measures_of
 
 if TYPE_CHECKING:
     from fedmed.learning.local import Evaluation  # it imports torch
@@ -40,6 +41,8 @@ class EvaluationRecord:
     accuracy: float
     loss: float | None
     """Mean cross-entropy; None where it is not finite, as of a model that diverged."""
+    measures: Measures = field(default_factory=Measures)
+    """The measures of the field that this model has; empty in lines of FedMed before they were taken."""
     scores: tuple[tuple[float, ...], ...] = ()
     labels: tuple[int, ...] = ()
 
@@ -52,13 +55,13 @@ class EvaluationLog:
 
     def add_round(self, plan: Plan, round_number: int, evaluation: "Evaluation") -> None:
         """Record how the model that a round starts from does on the study's own cohort."""
-        self._append(plan, _record("round", round_number, 0, evaluation))
+        self._append(plan, _record(plan, "round", round_number, 0, evaluation))
 
     def add_final(self, plan: Plan, view: int, evaluation: "Evaluation") -> None:
         """Record how the released model does on one view, with its scores."""
         finite = bool(np.isfinite(evaluation.scores).all())
         whole = replace(
-            _record(FINAL, plan.training.rounds, view, evaluation),
+            _record(plan, FINAL, plan.training.rounds, view, evaluation),
             scores=tuple(tuple(float(value) for value in row) for row in evaluation.scores) if finite else (),
             labels=tuple(int(label) for label in evaluation.labels) if finite else (),
         )
@@ -66,7 +69,11 @@ class EvaluationLog:
 
     def add_personal(self, plan: Plan, evaluation: "Evaluation") -> None:
         """Record how this site's own model does on the study's own cohort."""
-        self._append(plan, _record(PERSONAL, plan.training.rounds, 0, evaluation))
+        self._append(plan, _record(plan, PERSONAL, plan.training.rounds, 0, evaluation))
+
+    def add_stage(self, plan: Plan, stage: str, evaluation: "Evaluation") -> None:
+        """Record how a model that no study evaluates does, such as a department's, under a name of its own."""
+        self._append(plan, _record(plan, stage, plan.training.rounds, 0, evaluation))
 
     def read(self, plan_digest: str) -> tuple[EvaluationRecord, ...]:
         """Return the evaluations of a study, the latest of each stage, round and view."""
@@ -90,12 +97,14 @@ class EvaluationLog:
         return self._folder / f"{plan_digest}.jsonl"
 
 
-def _record(stage: str, round_number: int, view: int, evaluation: "Evaluation") -> EvaluationRecord:
+def _record(plan: Plan, stage: str, round_number: int, view: int, evaluation: "Evaluation") -> EvaluationRecord:
+    loss = evaluation.loss if math.isfinite(evaluation.loss) else None
     return EvaluationRecord(
         stage=stage,
         round=round_number,
         view=view,
         records=evaluation.records,
         accuracy=evaluation.accuracy,
-        loss=evaluation.loss if math.isfinite(evaluation.loss) else None,
+        loss=loss,
+        measures=measures_of(plan.model, evaluation.scores, evaluation.labels, loss=loss),
     )

@@ -72,11 +72,16 @@ def _prepare(parsed: argparse.Namespace) -> int:
     dataset, home = described(parsed.data), opened(parsed)
     if parsed.source.is_dir():
         return _register(parsed.source, dataset, home)
-    report = SiteAgent(home).prepare(parsed.source, dataset, DeidPolicy())
+    agent = SiteAgent(home)
+    policy = DeidPolicy(free_text="drop" if dataset.schema.text is None else "clean")  # a model reads its text
+    report = agent.prepare(parsed.source, dataset, policy)
     say(f"{dataset.name}: {report.rows_kept} of {report.rows_read} rows kept, schema {report.schema_digest[:12]}")
     if report.rows_quarantined or report.rows_incomplete:
         aside = home.data(dataset.name) / "quarantine.csv"
         say(f"{report.rows_quarantined} set aside, {report.rows_incomplete} incomplete: lines and reasons in {aside}")
+    if dataset.schema.image is not None:
+        pictures = agent.datasets.images(dataset.name)
+        say(f"images: {pictures.images} read, {pictures.missing} rows name none, {pictures.unreadable} unreadable")
     _say_targets(dataset)
     return 0
 

@@ -18,6 +18,7 @@ Layout (version 1):
     normalisation/             statistics a study was trained with
     evaluations/PLAN.jsonl     how models did on held-out records; stays here
     personal/PLAN/             this site's own model, under the rule that keeps one
+    adapters/PLAN/             the shared adapter of a study, this site's own, and those of its departments
     studies/PLAN/              each plan that came, what the administrator decided, and the hours it took
     tls/                       the certificate of the consortium, and its sealed key
     left/                      sealed archives of consortia that the site has left

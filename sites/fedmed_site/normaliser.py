@@ -90,6 +90,19 @@ class Normaliser:
             )
         return self._keep(Statistics(mean=mean, scale=scale), name, digest(data))
 
+    def stored(self, data: DataSpec, plan_digest: str) -> Statistics | None:
+        """Return what a study that was trained standardises by, or None where public ranges are enough.
+
+        Raises:
+            RefusedError: Its statistics are not here.
+        """
+        if data.normalisation == "public":
+            return None
+        found = self._read(f"{plan_digest}-{digest(data)}") or self._read(digest(data))
+        if found is None:
+            raise RefusedError("expected the statistics that the study was trained with, found none; it never ran here")
+        return found
+
     def _read(self, name: str) -> Statistics | None:
         path = self._path(name)
         if not path.is_file():

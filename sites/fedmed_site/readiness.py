@@ -10,7 +10,7 @@ Rules:
     * Red is what makes training fail, yellow what may spoil a model. Each has a cure.
     * Only the columns that the schema keeps are read.
 
-What it does not do: de-identify, keep anything, open images, or look at names in notes.
+What it does not do: de-identify, keep anything, show an image, or look at names in notes.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -104,7 +104,8 @@ def check_table(path: Path, schema: Schema, *, targets: Sequence[str] = (), k: i
         if lacking:
             return _page(path.name, schema, k=k, findings=(_missing_columns(lacking, schema),))
         table = read_table(reader, schema)
-    return _judged(path.name, table, schema, wanted, k=k)
+        pictures = tuple(_image_findings(raw, path.parent, schema, k=k)) if table.rows else ()
+    return _judged(path.name, table, schema, wanted, pictures, k=k)
 
 
 def check_rows(
@@ -126,17 +127,19 @@ def check_rows(
     table = opened_rows(frame, schema)
     if isinstance(table, list):
         return _page(name, schema, k=k, findings=(_missing_columns(table, schema),))
-    return _judged(name, table, schema, wanted, k=k)
+    return _judged(name, table, schema, wanted, (), k=k)
 
 
-def _judged(name: str, table: RawTable, schema: Schema, wanted: Sequence[Target], *, k: int) -> Page:
+def _judged(
+    name: str, table: RawTable, schema: Schema, wanted: Sequence[Target], pictures: Sequence[Finding], *, k: int
+) -> Page:
     if table.rows == 0:
         empty = bad("rows", "the table has no rows", "export the table again, with its records below the header")
         return _page(name, schema, k=k, findings=(empty,))
     usable = table.whole & _complete(table, schema)
     columns = tuple(_column_page(column, table, k=k) for column in kept_columns(schema) if column.role != "patient-key")
     pages = tuple(_target_page(target, table, usable, schema, k=k) for target in wanted)
-    findings = [*_row_findings(table, usable, schema, k=k), *_patient_findings(table, schema, k=k)]
+    findings = [*_row_findings(table, usable, schema, k=k), *_patient_findings(table, schema, k=k), *pictures]
     findings += [one for target, page in zip(wanted, pages, strict=True)
                  for one in _target_findings(target, page, table, usable, schema, k=k)]  # fmt: skip
     findings += [one for column in kept_columns(schema) for one in _column_findings(column, table, k=k)]
@@ -210,11 +213,32 @@ def _row_findings(table: RawTable, usable: pl.Series, schema: Schema, *, k: int)
         yield warn("rows", f"fewer than {max(_FEW_ROWS, k)} rows can be used", "a site's policy may ask for more")
     else:
         yield ok("rows", f"{_shown_of(int(usable.sum()), table.rows, k=k)} of {total} can be used")
+    if table.unreadable:
+        lines = shown(table.unreadable, k=k, of=table.rows)
+        yield warn("lines", f"{lines} lines are no rows", "such lines are set aside; export the table again")
     repeated = _repeated(table)
     if repeated:
         where = shown(repeated, k=k, of=read)
         yield warn("duplicates", f"{where} rows repeat an earlier one", "remove copies: they stand in train and in test"
                    if schema.patient_key is None else "remove copies; they count twice")  # fmt: skip
+
+
+def _image_findings(table: Path, folder: Path, schema: Schema, *, k: int) -> Iterator[Finding]:
+    """Yield how many images can be read; each is opened, and none is kept."""
+    if schema.image is None:
+        return
+    from fedmed.data.imaging import count_images  # noqa: PLC0415  it imports pydicom
+
+    found = count_images(table, folder, schema=schema)
+    rows = found.images + found.missing + found.unreadable
+    if not found.images:
+        yield bad("images", "no image can be read", f"put the files that {schema.image.column} names beside the table")
+    elif found.missing or found.unreadable:
+        parts = [(found.missing, "rows name no image"), (found.unreadable, "images are missing or damaged")]
+        said = "; ".join(f"{shown(count, k=k, of=rows)} {what}" for count, what in parts if count)
+        yield warn("images", said, "such records have no image; export the files again, as DICOM, PNG or NPZ")
+    else:
+        yield ok("images", f"{_shown_rows(found.images, k=k)} can be read")
 
 
 def _repeated(table: RawTable) -> int:

@@ -43,6 +43,8 @@ from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.noise import NoiseSource, SeededNoise, SystemNoise
 from fedmed.privacy.plan import Event
 from fedmed.records import DataSpec, Plan, canonical_json, digest
+from fedmed_site.adapters import OWN, SHARED, AdapterEntry, Adapters
+from fedmed_site.approvals import written
 from fedmed_site.datasets import DataSets
 from fedmed_site.evaluations import EvaluationLog
 from fedmed_site.home import SiteHome
@@ -80,6 +82,7 @@ class Trainer:
         self._note = note
         self._normaliser = Normaliser(home.normalisation)
         self._personal = PersonalModels(home.root / "personal")
+        self._adapters = Adapters(home.root / "adapters")
         self._works: dict[str, Callable[[Plan, Task, int], Answer]] = {
             "query.statistics": self._statistics,
             "train.fit": self._fit,
@@ -114,6 +117,7 @@ class Trainer:
         """Evaluate the released model on every view of the plan; the results stay here."""
         module, machine = self._module(plan), self._machine(plan)
         model = _model(plan, task, module)
+        self._adapters.keep(_entry(plan, task, SHARED), model, task.arrays.get("frozen"))
         for view, data in enumerate((plan.data, *plan.continual.earlier)):
             try:
                 statistics = self._statistics_for(plan, data, task if view == 0 else None)
@@ -131,6 +135,7 @@ class Trainer:
         own = self._personal.last(task.plan_digest)
         if own is None:  # this site took part in no round
             return
+        self._adapters.keep(_entry(plan, task, OWN), own, task.arrays.get("frozen"))
         base = self._home.models / plan.base_digest
         self._personal.release(task.plan_digest, module, own, base=base)
         try:
@@ -297,6 +302,11 @@ class Trainer:
             return SystemNoise()
         label = canonical_json([plan.seed, self._name, plan.study, digest(plan.data), purpose, number, edition])
         return SeededNoise(hashlib.sha256(b"FedMed-seeded/v1\0" + label).digest())
+
+
+def _entry(plan: Plan, task: Task, name: str) -> AdapterEntry:
+    made = written(datetime.now(UTC))
+    return AdapterEntry(plan=task.plan_digest, name=name, round=plan.training.rounds, made=made)
 
 
 def _training(plan: Plan) -> Event | None:

@@ -60,6 +60,20 @@ def test_the_metrics_hold_every_evaluation(folder: Path) -> None:
     assert all(0 <= float(row["accuracy"]) <= 1 for row in rows)
 
 
+def test_the_measures_of_the_field_are_shown(folder: Path) -> None:
+    """AUC and macro F1 stand beside accuracy on the page, in the summary and in the metrics; a C-index does not."""
+    page = (folder / "index.html").read_text()
+    final = json.loads((folder / "summary.json").read_text())["final"]
+    assert '<th class="n">AUC</th><th class="n">macro F1</th><th class="n">epsilon spent</th>' in page
+    assert f'<td class="n">{final["auc_mean"]:.3f}</td><td class="n">{final["macro_f1_mean"]:.3f}</td>' in page
+    assert "C-index" not in page
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    of_site = [row for row in rows if row["stage"] == "final" and row["view"] == "0"][-1]
+    assert float(of_site["auc"]) == pytest.approx(final["measures"][of_site["site"]]["auc"], abs=1e-6)
+    assert of_site["c_index"] == ""
+
+
 def test_the_configuration_is_on_the_page(folder: Path) -> None:
     """Whoever has the page can run it again."""
     assert "family: linear" in (folder / "index.html").read_text()

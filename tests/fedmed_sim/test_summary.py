@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from sklearn.metrics import f1_score
 
 from fedmed.records import (
     AggregationSpec,
@@ -20,6 +21,7 @@ from fedmed.records import (
 from fedmed.released import StudyResult
 from fedmed_sim.summary import accuracy_by_site, final_of, mean_accuracy, warnings_of
 from fedmed_site.evaluations import EvaluationRecord
+from fedmed_site.measures import Measures
 
 PRIVATE = PrivacySpec(trust_model="local", epsilon=8.0, noise_multiplier=1.0, release_noise_multiplier=3.0)
 PLAN = Plan(
@@ -99,6 +101,32 @@ def test_the_auc_is_over_all_sites_patients_together():
 def test_an_auc_that_means_nothing_is_null(records: list[EvaluationRecord]):
     """What was not measured is null, never zero."""
     assert final_of({"a": records}).auc_pooled is None
+
+
+def test_the_mean_auc_is_of_the_sites_own():
+    """A site's own ranking counts, each site alike; who holds one class only is left out of the mean."""
+    evaluations = {
+        "a": [replace(final(1.0, 0.6, 0.7, labels=(0, 1)), measures=Measures(auc=1.0, macro_f1=0.5))],
+        "b": [replace(final(1.0, 0.1, 0.2, labels=(0, 1)), measures=Measures(auc=0.5, macro_f1=1.0))],
+        "c": [replace(final(1.0, 0.9, labels=(1,)), measures=Measures(macro_f1=1.0))],
+    }
+    found = final_of(evaluations)
+    assert found.auc_mean == 0.75
+    assert found.macro_f1_mean == pytest.approx(5 / 6)
+    assert found.macro_f1_pooled == pytest.approx(f1_score([0, 1, 0, 1, 1], [1, 1, 0, 0, 1], average="macro"))
+    assert found.measures["c"] == Measures(macro_f1=1.0)
+    assert (found.c_index_mean, found.perplexity_mean, found.exact_match_mean) == (None, None, None)
+
+
+def test_survival_has_its_own_pooled_measure():
+    """C over all sites' pairs, and no macro F1 of spans."""
+    early, late = (0.1, 0.8, 0.05, 0.05), (0.4, 0.1, 0.4, 0.1)
+    records = {
+        "a": [replace(final(1.0), scores=(early,), labels=(1,), measures=Measures())],
+        "b": [replace(final(1.0), scores=(late, early), labels=(2, 1), measures=Measures(c_index=1.0))],
+    }
+    found = final_of(records)
+    assert (found.c_index_mean, found.c_index_pooled, found.macro_f1_pooled, found.auc_pooled) == (1.0, 1.0, None, None)
 
 
 def test_an_accuracy_that_was_not_measured_is_null():

@@ -1,5 +1,6 @@
 """Held-out results stay at the site, the latest of each, and only the last with scores."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from fedmed.records import (
     digest,
 )
 from fedmed_site.evaluations import EvaluationLog
+from fedmed_site.measures import Measures
 
 PLAN = Plan(
     study="s",
@@ -116,6 +118,44 @@ def test_a_kill_in_the_middle_of_a_line_loses_that_line_only(tmp_path: Path):
     path.write_bytes(path.read_bytes()[:-20])
     log.add_round(PLAN, 1, evaluation(3))
     assert [(r.round, r.accuracy) for r in log.read(digest(PLAN))] == [(0, 0.25), (1, 0.75)]
+
+
+@pytest.mark.parametrize(
+    ("model", "scores", "labels", "expected"),
+    [
+        (ModelSpec(family="linear", adapter="full"), [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], [0, 1, 1],
+         Measures(auc=1.0, macro_f1=2 / 3)),
+        (ModelSpec(family="mlp", adapter="full"), [[0.8, 0.1, 0.1], [0.1, 0.8, 0.1]], [0, 1], Measures(macro_f1=1.0)),
+        (ModelSpec(family="linear", adapter="full"), [[0.9, 0.1], [0.2, 0.8]], [1, 1], Measures(macro_f1=1 / 3)),
+        (ModelSpec(family="survival", adapter="full"), [[0.1, 0.8, 0.05, 0.05], [0.4, 0.1, 0.4, 0.1]], [1, 2],
+         Measures(c_index=1.0)),
+        (ModelSpec(family="causal-lm", adapter="lora", path="x", characters=9), [[1, 0], [0, 1], [0, 1], [0, 1]],
+         [1, 1, 1, 1], Measures(perplexity=math.exp(0.5), exact_match=0.75)),
+    ],
+    ids=["two classes", "three classes", "one class seen", "survival", "answers"],
+)  # fmt: skip
+def test_each_model_has_the_measures_of_its_field(
+    tmp_path: Path, model: ModelSpec, scores: list[list[float]], labels: list[int], expected: Measures
+):
+    """AUC and macro F1 of classes, Harrell's C of times, perplexity and exact match of answers; others are None."""
+    found = Evaluation(
+        records=len(labels), correct=1, loss=0.5, scores=np.array(scores, np.float32), labels=np.array(labels)
+    )
+    plan = replace(PLAN, model=model)
+    EvaluationLog(tmp_path).add_personal(plan, found)
+    (record,) = EvaluationLog(tmp_path).read(digest(plan))
+    assert record.measures.named() == pytest.approx(expected.named())
+
+
+def test_a_line_of_before_has_no_measures(tmp_path: Path):
+    """Evaluations that an earlier version wrote are read as they were."""
+    EvaluationLog(tmp_path).add_round(PLAN, 0, evaluation(2))
+    path = next(tmp_path.iterdir())
+    line = json.loads(path.read_text())
+    del line["measures"]
+    path.write_text(json.dumps(line) + "\n")
+    (record,) = EvaluationLog(tmp_path).read(digest(PLAN))
+    assert (record.accuracy, record.measures) == (0.5, Measures())
 
 
 @pytest.mark.parametrize("loss", [math.inf, math.nan])

@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from fedmed.data.jsonl import table_of
+from fedmed.data.jsonl import rows_of, table_of
 from fedmed.data.schema import Column, Schema, Target, TextPart
 from fedmed.errors import DataError
 from fedmed.rows import turns_of
@@ -48,11 +48,13 @@ def test_a_conversation_becomes_one_cell(tmp_path: Path, key: str, zipped: bool)
     assert "unlisted" not in found
 
 
-def test_a_few_lines_that_are_no_objects_are_left_out(tmp_path: Path):
-    """One of six; empty lines don't count."""
+def test_a_few_lines_that_are_no_objects_are_rows_that_will_be_set_aside(tmp_path: Path):
+    """One of six has a cell too many, so that the way in counts it; empty lines are none."""
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join([*(f'{{"id": "{i}", "talk": "t"}}' for i in range(5)), "", "[1]"]))
-    assert read(path, tmp_path).height == 5
+    found = list(rows_of(path, ["id", "talk"], talk="talk"))
+    assert [len(row) for row in found] == [2] * 5 + [3]
+    assert found[-1] == [""] * 3
 
 
 @pytest.mark.parametrize("text", ["", "no json\n", '{"id": 1}\n[2]\n'])

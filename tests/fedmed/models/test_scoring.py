@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
-from fedmed.models.scoring import accuracy, macro_f1, perplexity
+from fedmed.models.scoring import accuracy, area_under_curve, macro_f1, perplexity
 
 
 @given(count=st.integers(1, 40), classes=st.integers(2, 5), seed=st.integers(0, 1000))
@@ -19,6 +19,10 @@ def test_figures_are_those_of_scikit_learn(count: int, classes: int, seed: int):
     predicted = scores.argmax(axis=1)
     assert accuracy(scores, labels) == pytest.approx(accuracy_score(labels, predicted))
     assert macro_f1(scores, labels) == pytest.approx(f1_score(labels, predicted, average="macro"))
+    if classes == 2 and len(set(labels.tolist())) == 2:
+        assert area_under_curve(scores, labels) == pytest.approx(roc_auc_score(labels, scores[:, 1]))
+    else:
+        assert area_under_curve(scores, labels) is None
 
 
 def test_nobody_gives_no_figure():
