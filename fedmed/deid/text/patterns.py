@@ -77,6 +77,8 @@ class WordSearch:
         self._prefixes = tuple(sorted({_prefix(word) for word in known}))
         self._number = len(_searches)
         _searches.append(self)
+        _wanted.cache_clear()  # what was found before this search was there is not what is found now
+        _starts.cache_clear()
 
     def begins(self, word: str) -> bool:
         """Say whether a match may begin with this word."""

@@ -22,3 +22,13 @@ def test_a_word_search_finds_what_the_pattern_finds(text: str) -> None:
     """The same matches at the same places, none that overlap."""
     expected = [(match.span(), match["word"]) for match in PLAIN.finditer(text)]
     assert [(match.span(), match["word"]) for match in SEARCH.finditer(text)] == expected
+
+
+def test_a_search_that_comes_later_finds_what_was_read_before():
+    """Whichever module is imported first: a text that was looked at already has names for the new search as well."""
+    text = "sister joy, brother jo"
+    assert not list(SEARCH.finditer(text))
+    assert [match[0] for match in WordSearch(["sister", "brother"], rest=" [a-z]+").finditer(text)] == [
+        "sister joy",
+        "brother jo",
+    ]
