@@ -29,6 +29,12 @@ _LOOK_S: Final = 0.05
 _PART: Final = ".part"
 
 
+def private_folder(path: Path) -> None:
+    """Make a folder, and what is missing above it, for the owner alone; `parents=True` would open the upper ones."""
+    for missing in reversed([one for one in (path, *path.parents) if not one.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
+
+
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Replace `path` by `data` so that a reader sees the old or the new file, never a part.
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmed.errors import IntegrityError, UsageError
-from fedmed.files import write_atomic
+from fedmed.files import private_folder, write_atomic
 from fedmed.records import require, require_digest
 from fedmed.tensors import pack, unpack
 
@@ -64,7 +64,7 @@ class Adapters:
     def keep(self, entry: AdapterEntry, vector: Vector, frozen: Vector | None = None) -> None:
         """Store an adapter; one of the same plan and name is replaced."""
         path = self._path(entry.plan, entry.name)
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(path.parent)
         arrays = {"model": np.asarray(vector, np.float32)}
         write_atomic(path, pack(entry, arrays if frozen is None else {**arrays, "frozen": frozen}))
 

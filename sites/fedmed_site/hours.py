@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fedmed.errors import RefusedError
-from fedmed.files import locked, write_atomic
+from fedmed.files import locked, private_folder, write_atomic
 from fedmed.records import canonical_json, decode, require, require_digest
 from fedmed_site.home import SiteHome
 from fedmed_site.policy import SitePolicy
@@ -86,7 +86,7 @@ class Hours:
 
     def _add(self, plan_digest: str, seconds: float, day: str) -> None:
         path = self._path(plan_digest)
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(path.parent)
         with locked(self._studies / "hours.lock"):
             used = self._read(plan_digest)
             total = {**used.seconds, day: used.seconds.get(day, 0.0) + seconds}

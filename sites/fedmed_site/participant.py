@@ -27,7 +27,7 @@ import numpy as np
 
 from fedmed.errors import IntegrityError, ProtocolError, RefusedError
 from fedmed.exchange import SEGMENTS, Answer, Phase, Round, Task, Work, run_of
-from fedmed.files import write_atomic
+from fedmed.files import private_folder, write_atomic
 from fedmed.privacy.skellam import draw_share
 from fedmed.receipts import Participation, sign_participation
 from fedmed.records import require
@@ -223,7 +223,7 @@ class Participant:
         if started is None or follower.advertised is None or follower.advertised.offer.model != started.digest():
             return
         head = _Head(works=started.works, plan_digest=started.plan_digest, number=started.number, size=started.size)
-        self._rounds.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(self._rounds)
         write_atomic(self._path(started.digest()), pack(head, started.arrays))
 
     def _restore(self) -> ClientState:

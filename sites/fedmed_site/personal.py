@@ -23,7 +23,7 @@ from torch import nn
 
 from fedmed.errors import IntegrityError
 from fedmed.exchange import Task
-from fedmed.files import write_atomic
+from fedmed.files import private_folder, write_atomic
 from fedmed.models import Architecture, Layout, save_base
 from fedmed.models.folder import CONFIG
 from fedmed.records import decode, require
@@ -56,7 +56,7 @@ class PersonalModels:
     def keep(self, task: Task, model: Vector) -> None:
         """Store the model that a round led to."""
         path = self._path(task)
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(path.parent)
         write_atomic(path, pack(_Head(), {"model": model}))
         for old in self._rounds(task.plan_digest)[:-KEPT_ROUNDS]:
             old.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from fedmed.errors import IntegrityError, RefusedError
 from fedmed.exchange import Answer, Task, answer_from_bytes, answer_to_bytes
-from fedmed.files import write_atomic
+from fedmed.files import private_folder, write_atomic
 
 KEPT_ROUNDS = 2
 _DIGEST_CHARACTERS = 64
@@ -60,7 +60,7 @@ class ReplyStore:
     def keep(self, task: Task, answer: Answer, *, edition: int = 0) -> None:
         """Store `answer` durably; call this before it is sent."""
         path = self._path(task)
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(path.parent)
         head = task.digest().encode() + edition.to_bytes(_EDITION_BYTES, "big")
         write_atomic(path, head + hashlib.sha256(head).digest() + answer_to_bytes(answer))
         if task.round >= KEPT_ROUNDS:

@@ -405,3 +405,11 @@ def test_notes_are_asked_as_they_were_learned(tmp_path: Path) -> None:
         ("1", ""), ("2", "no row: not 3 cells"), ("3", "nothing to read"), ("4", ""), ("5", ""), ("6", ""),
     ]  # fmt: skip
     assert answer[4]["yes"] == answer[5]["yes"] != answer[3]["yes"]
+
+
+def test_what_a_study_leaves_at_a_site_is_the_owners_alone(studied: tuple[Consortium, Plan]):
+    """Folders too: models, receipts and stored answers say what was trained on."""
+    home = studied[0].homes[0]
+    public = home / "models"  # the base, which this consortium copied there
+    left = [path for path in home.rglob("*") if path != public and public not in path.parents]
+    assert [str(path.relative_to(home)) for path in left if path.stat().st_mode & 0o077] == []
