@@ -84,6 +84,8 @@ class PersonalModels:
             module.save_pretrained(str(stage), safe_serialization=True)
         else:
             save_base(stage, decode((base / CONFIG).read_bytes(), Architecture), module)
+        for path in (stage, *stage.rglob("*")):  # the libraries that write them leave them open to everybody
+            path.chmod(0o700 if path.is_dir() else 0o600)
         stage.rename(target)
         return target
 
