@@ -31,9 +31,9 @@ from typing import Any, Literal
 
 import torch
 import transformers
+from dp_step import Logits, record_losses
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedmed.learning.machine import Machine, at_work
@@ -107,26 +107,6 @@ class Result:
     private_bytes: int
     full_bytes: int
     private_of_full_memory: float
-
-
-class Logits(nn.Module):
-    """A transformers model as a function from one tensor to one tensor."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return the logits."""
-        logits: Tensor = self.model(inputs).logits
-        return logits
-
-
-def record_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross entropy of each record, averaged over its own tokens if it has any."""
-    if labels.ndim == 1:
-        return cross_entropy(logits, labels, reduction="none")
-    return cross_entropy(logits.transpose(1, 2), labels, reduction="none").mean(1)
 
 
 # --- models ----------------------------------------------------------------------------------

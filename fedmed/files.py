@@ -29,6 +29,21 @@ _LOOK_S: Final = 0.05
 _PART: Final = ".part"
 
 
+LONGEST_SOCKET: Final = 100
+"""Bytes of a Unix socket's path (unix(7) allows 108)."""
+
+
+def require_short(root: Path, socket: Path) -> None:
+    """Raise if `socket`, a path below `root`, would be too long for a Unix socket.
+
+    Raises:
+        UsageError: It would; the message says how long the path of `root` may be.
+    """
+    if len(bytes(root / socket)) > LONGEST_SOCKET:
+        most = LONGEST_SOCKET - len(bytes(socket)) - 1
+        raise UsageError(f"{root}: expected a path of at most {most} bytes, for a Unix socket in it; move the folder")
+
+
 def private_folder(path: Path) -> None:
     """Make a folder, and what is missing above it, for the owner alone; `parents=True` would open the upper ones."""
     for missing in reversed([one for one in (path, *path.parents) if not one.exists()]):

@@ -35,7 +35,7 @@ from typing import Final
 from fedmed.audit import ChainLog
 from fedmed.crypto.passphrases import Secret
 from fedmed.errors import UsageError
-from fedmed.files import held_alone
+from fedmed.files import held_alone, require_short
 from fedmed.quiet import hush
 from fedmed.receipts import receipt_key, receipts_seed
 from fedmed_server.coordinator_home import CoordinatorIdentity, read_coordinator
@@ -59,8 +59,6 @@ PATIENCE_LOCK_S: Final = 3.0
 """The children of a coordinator that was killed end within this time."""
 _PR_SET_PDEATHSIG: Final = 1
 
-LONGEST_SOCKET: Final = 100
-"""Bytes of a Unix socket's path (unix(7) allows 108)."""
 _FORK = multiprocessing.get_context("fork")
 
 
@@ -125,7 +123,7 @@ class Coordinator:
             UsageError: Another coordinator runs on this folder, its path is too long, or the port is taken.
         """
         with _alone(self._settings.root):
-            _require_short(self._settings.root)
+            require_short(self._settings.root, SOCKET)
             _require_free(self._settings.listen, self._identity.port)
             before = {number: signal.signal(number, self._end) for number in (signal.SIGTERM, signal.SIGINT)}
             identity = self._identity
@@ -301,12 +299,6 @@ def _child(work: Callable[[], None]) -> None:
     if os.getppid() == 1:  # the parent died before that
         return
     work()
-
-
-def _require_short(root: Path) -> None:
-    if len(bytes(root / SOCKET)) > LONGEST_SOCKET:
-        most = LONGEST_SOCKET - len(bytes(SOCKET)) - 1
-        raise UsageError(f"{root}: expected a path of at most {most} bytes, for a Unix socket in it; move the folder")
 
 
 def _require_free(host: str, port: int) -> None:

@@ -31,7 +31,7 @@ from fedmed.bundle import PLAN_KEY
 from fedmed.crypto.passphrases import Secret
 from fedmed.crypto.unsealed import key_pem
 from fedmed.errors import FedMedError, UsageError
-from fedmed.files import held_alone, is_full
+from fedmed.files import held_alone, is_full, require_short
 from fedmed.quiet import hush
 from fedmed_site.agent import SiteAgent
 from fedmed_site.approvals import written
@@ -46,8 +46,6 @@ from fedmed_site.supernode_apart import SuperNodeApart, number_of
 if TYPE_CHECKING:
     from flwr.app import Context, Message
 
-LONGEST_SOCKET: Final = 100
-"""Bytes of a Unix socket's path (unix(7) allows 108)."""
 LOOK_S: Final = 0.5
 LEAST_ROOM_BYTES: Final = 16 << 20
 """With less than this on the disk what the site must keep of a task may not fit."""
@@ -89,8 +87,7 @@ class Appliance:
         self._current: Current | None = None
         self._last: Exchange | None = None
         self._done = self._refused = 0
-        if len(bytes(self._socket)) > LONGEST_SOCKET:
-            raise UsageError(f"{home.root}: expected a path of at most {LONGEST_SOCKET - 14} bytes; move the folder")
+        require_short(home.root, self._socket.relative_to(home.root))
         self._crowded = False
         self._invalid = ""
         self._identity = read_site_identity(home.root, now=self._since)

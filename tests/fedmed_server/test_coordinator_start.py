@@ -8,7 +8,8 @@ import pytest
 from offices import COORDINATOR, Office
 
 from fedmed.errors import UsageError
-from fedmed_server.coordinator import LONGEST_SOCKET, CoordinatorSettings, open_coordinator_process
+from fedmed.files import LONGEST_SOCKET
+from fedmed_server.coordinator import CoordinatorSettings, open_coordinator_process
 from fedmed_server.coordinator_making import make_coordinator
 
 
