@@ -11,6 +11,7 @@ What it does not do: know any record, read YAML (see `config`) or touch files.
 """
 
 import dataclasses
+import functools
 import hashlib
 import re
 import types
@@ -102,8 +103,14 @@ def _kind_at(kind: Any, path: str) -> Any:
         if part.endswith("]"):
             kind = typing.get_args(kind)[0]
         elif dataclasses.is_dataclass(kind) and isinstance(kind, type):
-            kind = typing.get_type_hints(kind).get(part, kind)
+            kind = _hints(kind).get(part, kind)
     return kind
+
+
+@functools.cache
+def _hints(kind: type) -> Mapping[str, Any]:
+    """Return the types of a record's fields: reading a schema of 80 columns asks for them some 200 times."""
+    return typing.get_type_hints(kind)
 
 
 def _refuse_unknown(value: object, kind: Any, at: str) -> None:
@@ -121,7 +128,7 @@ def _refuse_unknown(value: object, kind: Any, at: str) -> None:
         return
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, Mapping)):
         return
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     for key, entry in value.items():
         if key not in hints:
             known = ", ".join(sorted(hints))
