@@ -11,13 +11,13 @@ Experiments:
     * heart: four hospitals, FLamby's split, delta 1e-3; mean accuracy over sites, AUC over pooled records.
     * stroke: eleven countries of the International Stroke Trial, delta 1e-5; mean over sites of the AUC of death
       within 14 days. A site whose held-out records have one class only has no AUC and is left out of that mean.
-    * digits: five tasks of scikit-learn's digits, each with its own fixed permutation of the pixels, as five studies
+    * digits: five tasks of scikit-learn's digits, each with its own permutation of the pixels, as five studies
       in a row over four sites; mean accuracy over all five tasks after the last study, with consolidation and
       without. Epsilon is that of the whole sequence, delta 1e-3.
 
-Each is repeated per seed, which decides keys of pseudonyms, and with them the split of stroke and digits, and the
-initial weights; the noise of privacy is the operating system's and never repeats. heart and stroke without their
-files are left out with a line that says so.
+Each is repeated per seed, which decides keys of pseudonyms, and with them the split of stroke and digits, the
+permutations and the initial weights; the noise of privacy is the operating system's and never repeats. heart and
+stroke without their files are left out with a line that says so.
 """
 
 import argparse
@@ -36,7 +36,6 @@ from utility_experiments import (
     heart_arms,
     settings_of,
     stroke_arms,
-    write_digits,
 )
 from utility_results import Results, draw
 
@@ -113,8 +112,6 @@ def arms_of(experiments: Sequence[str], *, data: Path, tables: Path, epsilons: S
     arms: list[Arm] = []
     for experiment in experiments:
         if experiment == "digits":
-            (tables / "digits").mkdir()
-            write_digits(tables / "digits")
             arms += digits_arms(3.0)
         elif not (folder := data / {"heart": "heart-disease", "stroke": "stroke-trial"}[experiment]).is_dir():
             sys.stderr.write(f"{experiment}: left out, there is no folder {folder}; name its parent with --data\n")
