@@ -33,12 +33,12 @@ DIGITS_PLAIN = (
 )
 DIGITS_PRIVATE = (
     "model.width=64",
-    "plan.rounds=25",
-    "plan.learning_rate=0.5",
+    "plan.rounds=30",
+    "plan.learning_rate=0.35",
     "plan.average_from=0.5",
-    "optimiser.beta_1=0.8",
+    "optimiser.beta_1=0.85",
     "plan.consolidation=120",
-    "plan.fisher_clip_norm=0.16",
+    "plan.fisher_clip_norm=0.22",
     "privacy.clip_norm=2.0",
     "privacy.release_noise_ratio=0.4",
 )
