@@ -285,7 +285,7 @@ def measure_table(rows: int, seed: int, folder: Path) -> TableFigures:
     work = folder / "work"
     work.mkdir()
     start = time.process_time()
-    output = engines.clean(source, "table", item="0" * 32, work=work)
+    output = engines.clean(source, "table", item="0" * 32, work=work, seal=None)
     spent = time.process_time() - start
     return TableFigures(rows=rows, kept=int(str(output.facts["rows_kept"])), rows_per_cpu_s=rows / spent)
 

@@ -1,9 +1,11 @@
-"""Rows on their way through, kept in a file that has no name.
+"""Rows on their way through, kept sealed in a file that has no name.
 
 Why it exists: k-anonymity needs every row before it can release one, and a table may be
 larger than memory. The rows wait here, and nobody finds them after a kill.
 
 Rules:
+    * Every frame is sealed under a key that only this process has: what reaches a disk can't be read, not even from
+      the blocks that a killed process leaves behind.
     * The file is unlinked from the start: the kernel frees it when the process dies, however it dies.
     * Up to `MEMORY_BYTES` stay in memory.
 
@@ -18,6 +20,8 @@ from types import TracebackType
 
 import polars as pl
 
+from fedmed.crypto.seal import DataKey, seal, unseal
+
 MEMORY_BYTES = 64 << 20
 
 
@@ -28,6 +32,7 @@ class Spill:
         """Open an unnamed file in `folder`, which should lie on the disk of the output."""
         self._file = tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES, dir=str(folder))  # noqa: SIM115  closed by exit
         self._ends: list[int] = []
+        self._key = DataKey.generate()
         self.height = 0
 
     def __enter__(self) -> "Spill":
@@ -47,16 +52,21 @@ class Spill:
         encoded = io.BytesIO()
         frame.write_ipc_stream(encoded, compression="lz4")
         self._file.seek(0, io.SEEK_END)
-        self._file.write(encoded.getbuffer())
+        self._file.write(seal(encoded.getvalue(), key=self._key, name=str(len(self._ends))))
         self._ends.append(self._file.tell())
         self.height += frame.height
 
     def frames(self) -> Iterator[pl.DataFrame]:
-        """Yield the frames in order."""
+        """Yield the frames in order.
+
+        Raises:
+            IntegrityError: The file was changed under the process.
+        """
         start = 0
-        for end in self._ends:
+        for number, end in enumerate(self._ends):
             self._file.seek(start)
-            yield pl.read_ipc_stream(io.BytesIO(self._file.read(end - start)))
+            frame = unseal(self._file.read(end - start), key=self._key, name=str(number))
+            yield pl.read_ipc_stream(io.BytesIO(frame))
             start = end
 
     def columns(self, names: Sequence[str]) -> pl.DataFrame:

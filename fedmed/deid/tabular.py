@@ -14,13 +14,11 @@ Rules:
 What it does not do: read files (see `readers`), choose levels (see `anonymity`), or clean text (the caller's).
 """
 
-import csv
-import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import polars as pl
 
@@ -31,13 +29,18 @@ from fedmed.deid.cells import NO_KEY, NOT_ALLOWED, Parsed, parse_cells
 from fedmed.deid.policy import AGE_CAP, AGE_LIMIT, Action, ColumnFacts, DeidPolicy, SchemaFacts, check_fit
 from fedmed.deid.pseudonyms import Pseudonyms, normalise
 from fedmed.deid.readers import Batch, SqlTable, TableReader, open_table
+from fedmed.deid.rejected import WHOLE_ROW, Rejected
 from fedmed.deid.report import DeidReport
 from fedmed.deid.spill import Spill
-from fedmed.deid.writing import write_table
+from fedmed.deid.text_cells import NOT_CLEANED, TextCleaner, cleaned_cells
+from fedmed.deid.writing import Written, write_table
 from fedmed.errors import DataError, UsageError
 from fedmed.files import write_atomic
 
-__all__ = ["AUDIT_KIND", "PATIENT", "QUARANTINE_FILE", "TABLE_FILE", "DeidReport", "TextCleaner", "deidentify_table"]
+__all__ = [
+    "AUDIT_KIND", "PATIENT", "QUARANTINE_FILE", "TABLE_FILE", "DeidReport", "TextCleaner", "clean_table",
+    "deidentify_table",
+]  # fmt: skip
 
 TABLE_FILE = "table.parquet"
 QUARANTINE_FILE = "quarantine.csv"
@@ -45,8 +48,6 @@ AUDIT_KIND = "table-deidentified"
 PATIENT = "patient"
 BATCH_ROWS = 50_000
 
-_WHOLE_ROW = "(row)"
-_NOT_CLEANED = "text that could not be cleaned"
 _SHIFTED = pl.col("date") + pl.duration(days=pl.col("days"))
 _FAULTS: Mapping[str, str] = {
     "number": "text where numbers belong, or numbers out of range,",
@@ -55,15 +56,8 @@ _FAULTS: Mapping[str, str] = {
     "identifier": "no patient key",
     "icd10": "no ICD-10 codes",
     "date": "no dates",
-    "text": _NOT_CLEANED,
+    "text": NOT_CLEANED,
 }
-
-
-class TextCleaner(Protocol):
-    """What removes identifiers from a note; `fedmed.deid.text` holds one."""
-
-    def __call__(self, text: str, *, patient: str) -> str:
-        """Return `text` without identifiers; `patient` is whose note it is, as the table names them."""
 
 
 def deidentify_table(
@@ -98,12 +92,73 @@ def deidentify_table(
             the policy allows, or cannot be made k-anonymous within its suppression limit.
         UsageError: Policy and schema do not fit together, or free text is to be cleaned and `clean` is None.
     """
+    with _clean_rows(source, schema=schema, policy=policy, key=key, clean=clean, folder=_existing(out_dir)) as table:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        write_atomic(out_dir / QUARANTINE_FILE, table.rejected.as_csv())
+        places = (out_dir / TABLE_FILE, out_dir / f"{TABLE_FILE}{SEALED_SUFFIX}")
+        written = table.write(places[seal is not None], seal)
+        places[seal is None].unlink(missing_ok=True)
+    report = replace(table.report, output_sha256=written.sha256)
+    log.append(AUDIT_KIND, report.audit_body())
+    return report
+
+
+def clean_table(
+    source: Path,
+    *,
+    schema: SchemaFacts,
+    policy: DeidPolicy,
+    key: bytes,
+    target: Path,
+    clean: TextCleaner,
+    seal: Seal | None,
+) -> tuple[DeidReport, Written]:
+    """Write the vouched columns of the table `source` to the file `target` and return what was done.
+
+    Like `deidentify_table`, for one of many files: nothing else is written, and the log is the caller's. With a seal
+    nothing that can be read is opened for writing.
+
+    Raises:
+        DataError: See `deidentify_table`.
+        UsageError: Policy and schema do not fit together.
+    """
+    with _clean_rows(source, schema=schema, policy=policy, key=key, clean=clean, folder=target.parent) as table:
+        written = table.write(target, seal)
+    return replace(table.report, output_sha256=written.sha256), written
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _CleanRows:
+    """A table that was read and judged and waits to be written; its report lacks the digest of what is written."""
+
+    kept: Spill
+    recoding: Recoding | None
+    kinds: Mapping[str, str]
+    rejected: Rejected
+    report: DeidReport
+
+    def write(self, path: Path, seal: Seal | None) -> Written:
+        """Write the rows in place of `path`."""
+        return write_table(path, self.kept, recoding=self.recoding, kinds=self.kinds, seal=seal)
+
+
+@contextmanager
+def _clean_rows(
+    source: Path | SqlTable,
+    *,
+    schema: SchemaFacts,
+    policy: DeidPolicy,
+    key: bytes,
+    clean: TextCleaner | None,
+    folder: Path,
+) -> Iterator[_CleanRows]:
+    """Read and judge a table; what is too long for memory waits sealed in `folder` until the block ends."""
     pseudonyms = Pseudonyms(key)
     check_fit(policy, schema)
     if clean is None and any(policy.action(column) == "clean-text" for column in schema.columns):
         raise UsageError(f"policy {policy.profile}: free_text is clean, but nothing was given that cleans it")
     reader = _open(source, schema, pseudonyms)
-    with Spill(_existing(out_dir)) as kept:
+    with Spill(folder) as kept:
         reading = _Reading(
             schema=schema, policy=policy, pseudonyms=pseudonyms, file=reader.name, clean=clean, kept=kept
         )
@@ -112,21 +167,13 @@ def deidentify_table(
             reading.take(batch)
         _refuse_bad_columns(reading)
         recoding = _recoding(reading)
-
-        out_dir.mkdir(parents=True, exist_ok=True)
-        write_atomic(out_dir / QUARANTINE_FILE, _quarantine_list(reading.rejected))
-        places = (out_dir / TABLE_FILE, out_dir / f"{TABLE_FILE}{SEALED_SUFFIX}")
-        output_sha256 = write_table(
-            places[seal is not None],
-            kept,
+        yield _CleanRows(
+            kept=kept,
             recoding=recoding,
             kinds={column.name: column.kind for column in reading.vouched},
-            seal=seal,
+            rejected=reading.rejected,
+            report=_report(reading, recoding, input_hmac=reader.fingerprint()),
         )
-        places[seal is None].unlink(missing_ok=True)
-    report = _report(reading, recoding, input_hmac=reader.fingerprint(), output_sha256=output_sha256)
-    log.append(AUDIT_KIND, report.audit_body())
-    return report
 
 
 def _open(source: Path | SqlTable, schema: SchemaFacts, pseudonyms: Pseudonyms) -> TableReader:
@@ -136,21 +183,6 @@ def _open(source: Path | SqlTable, schema: SchemaFacts, pseudonyms: Pseudonyms) 
         delimiter=schema.delimiter,
         names=() if schema.header else [column.name for column in schema.columns],
     )
-
-
-@dataclass(slots=True, kw_only=True)
-class _Rejected:
-    """Rows that were not kept, by line and column."""
-
-    entries: list[tuple[int, str, str]] = field(default_factory=list)
-    by_column: Counter[str] = field(default_factory=Counter)
-    rows: int = 0
-
-    def add_lines(self, first: int, last: int, reason: str) -> None:
-        """Reject physical lines that make no row: each counts, since each may have been a row."""
-        self.entries += [(line, _WHOLE_ROW, reason) for line in range(first, last + 1)]
-        self.by_column[_WHOLE_ROW] += last + 1 - first
-        self.rows += last + 1 - first
 
 
 class _Reading:
@@ -173,7 +205,7 @@ class _Reading:
         self.unlisted = 0
         self.rows = 0
         self.kept = kept
-        self.rejected = _Rejected()
+        self.rejected = Rejected()
         self.incomplete: Counter[str] = Counter()
         self.incomplete_rows = 0
         self.ages_capped = 0
@@ -204,7 +236,7 @@ class _Reading:
 
     def _parse(self, column: ColumnFacts, cells: Sequence[str], identities: Sequence[str]) -> Parsed:
         if self.actions[column.name] == "clean-text":
-            return _cleaned(cells, identities, self.clean)
+            return cleaned_cells(cells, identities, self.clean)
         parsed = parse_cells(column, cells, self.schema.missing)
         allowed = self.policy.allow.get(column.name)
         if allowed is None:
@@ -257,22 +289,6 @@ class _Reading:
         return kept
 
 
-def _cleaned(cells: Sequence[str], identities: Sequence[str], clean: TextCleaner | None) -> Parsed:
-    """Return what `clean` makes of each note; a note that it cannot clean has a reason, not a value."""
-    if clean is None:
-        raise AssertionError("policy and cleaner were checked before")
-    values: list[str | None] = []
-    reasons: list[str | None] = []
-    for cell, patient in zip(cells, identities, strict=True):
-        try:
-            values.append(clean(cell, patient=patient) if cell else None)
-            reasons.append(None)
-        except Exception:  # noqa: BLE001  whatever went wrong, the note stays out and its text out of the message
-            values.append(None)
-            reasons.append(_NOT_CLEANED)
-    return Parsed(values=pl.Series(values, dtype=pl.String), reasons=pl.Series(reasons, dtype=pl.String))
-
-
 def _check_header(reader: TableReader, reading: _Reading) -> None:
     """Raise unless every vouched column stands in the header exactly once."""
     schema, file, header = reading.schema, reading.file, reader.header
@@ -293,7 +309,7 @@ def _check_header(reader: TableReader, reading: _Reading) -> None:
 def _refuse_bad_columns(reading: _Reading) -> None:
     """Refuse a file of which too much was rejected, or of which nothing is left."""
     file, limit, rejected = reading.file, reading.policy.max_quarantine_fraction, reading.rejected
-    rows = reading.rows + rejected.by_column[_WHOLE_ROW]
+    rows = reading.rows + rejected.by_column[WHOLE_ROW]
     if rows == 0:
         raise DataError(f"{file}: no rows; expected at least one patient; export the table again")
     for column in reading.vouched:
@@ -342,15 +358,7 @@ def _existing(folder: Path) -> Path:
     return next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
 
 
-def _quarantine_list(rejected: _Rejected) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("line", "column", "reason"))
-    writer.writerows(sorted(rejected.entries))
-    return text.getvalue().encode()
-
-
-def _report(reading: _Reading, recoding: Recoding | None, *, input_hmac: str, output_sha256: str) -> DeidReport:
+def _report(reading: _Reading, recoding: Recoding | None, *, input_hmac: str) -> DeidReport:
     rejected = reading.rejected
     rows = reading.rows
     cells: Counter[str] = Counter()
@@ -360,7 +368,7 @@ def _report(reading: _Reading, recoding: Recoding | None, *, input_hmac: str, ou
     cells["drop-unlisted"] = rows * reading.unlisted
     anonymity = recoding.report if recoding else None
     return DeidReport(
-        rows_read=rows + rejected.by_column[_WHOLE_ROW],
+        rows_read=rows + rejected.by_column[WHOLE_ROW],
         rows_kept=reading.kept.height - (anonymity.rows_suppressed if anonymity else 0),
         rows_quarantined=rejected.rows,
         rows_incomplete=reading.incomplete_rows,
@@ -370,7 +378,7 @@ def _report(reading: _Reading, recoding: Recoding | None, *, input_hmac: str, ou
         places_removed=reading.places_removed,
         cells=dict(cells),
         input_hmac=input_hmac,
-        output_sha256=output_sha256,
+        output_sha256="",
         schema_name=reading.schema.name,
         schema_digest=reading.schema.digest,
         policy_digest=reading.policy.digest,

@@ -15,6 +15,7 @@ What it does not do: choose levels (see `anonymity`), or log.
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
@@ -30,10 +31,19 @@ from fedmed.files import replacing
 _ROW_GROUP = 122_880  # fixed, so that the bytes don't depend on how the rows were batched
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """Where a table lies, sealed or not, and what it is when it can be read."""
+
+    path: Path
+    sha256: str
+    size_bytes: int
+
+
 def write_table(
     path: Path, kept: Spill, *, recoding: Recoding | None, kinds: Mapping[str, str], seal: Seal | None = None
-) -> str:
-    """Write the rows of `kept`, generalised, in place of `path` and return the SHA-256 of the readable file.
+) -> Written:
+    """Write the rows of `kept`, generalised, in place of `path` and return what the readable file is.
 
     Guarantees: the bytes don't depend on how the rows were batched. On an error or a kill `path` is unchanged.
 
@@ -62,17 +72,18 @@ def write_table(
         frames.sink_parquet(cast("IO[bytes]", hashing), row_group_size=_ROW_GROUP)
         if sealing is not None:
             sealing.finish()
-        return hashing.digest.hexdigest()
+        return Written(path=path, sha256=hashing.digest.hexdigest(), size_bytes=hashing.size_bytes)
 
 
 class _Hashing:
-    """A file that is written only, and the SHA-256 of what was."""
+    """A file that is written only, and the SHA-256 and length of what was."""
 
     def __init__(self, target: BinaryIO | SealingWriter) -> None:
-        self._target, self.digest = target, hashlib.sha256()
+        self._target, self.digest, self.size_bytes = target, hashlib.sha256(), 0
 
     def write(self, data: bytes) -> int:
         self.digest.update(data)
+        self.size_bytes += len(data)
         return self._target.write(data)
 
     def flush(self) -> None:

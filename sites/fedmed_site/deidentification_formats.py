@@ -19,7 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedmed.audit import ChainLog, Scalar
+from fedmed.audit import Scalar
+from fedmed.crypto.seal import Seal
 from fedmed.data.jsonl import is_jsonl, table_of
 from fedmed.deid.dicom.files import MAX_FILE_BYTES, clean_bytes, site_keys
 from fedmed.deid.dicom.quarantine import REASONS as DICOM_REASONS
@@ -27,8 +28,9 @@ from fedmed.deid.dicom.quarantine import QuarantineError
 from fedmed.deid.dicom.table import table_digest
 from fedmed.deid.pseudonyms import Pseudonyms, normalise
 from fedmed.deid.readers import open_table
-from fedmed.deid.tabular import TABLE_FILE, deidentify_table
+from fedmed.deid.tabular import TABLE_FILE, clean_table
 from fedmed.deid.text import CleanedNote, NoteCleaner
+from fedmed.deid.writing import Written
 from fedmed.errors import FedMedError
 from fedmed_site.deidentification_columns import Columns
 from fedmed_site.deidentification_policy import Choices
@@ -65,10 +67,10 @@ class SetAsideError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """A cleaned file before it is stored: its bytes, or where it lies in the work folder."""
+    """A cleaned file before it is stored: its bytes, or where it lies in the work folder, sealed if it is to be."""
 
     data: bytes
-    file: Path | None
+    file: Written | None
     facts: Mapping[str, Scalar]
     table_digest: str = ""
 
@@ -95,7 +97,7 @@ class Engines:
         kind = kind_of(path)
         return "table" if kind == "notes" and self._schema is not None and self._schema.text is not None else kind
 
-    def clean(self, path: Path, kind: ItemKind, *, item: str, work: Path) -> Output:
+    def clean(self, path: Path, kind: ItemKind, *, item: str, work: Path, seal: Seal | None) -> Output:
         """Return the cleaned content of a file.
 
         Args:
@@ -103,6 +105,7 @@ class Engines:
             kind: What `kind_of` says of it.
             item: Its keyed name, by which reports call it.
             work: An empty folder for large outputs.
+            seal: What large outputs are sealed under before they reach the disk; None leaves them readable.
 
         Raises:
             SetAsideError: The file is not cleaned.
@@ -116,7 +119,7 @@ class Engines:
         if kind == "dicom":
             return self._dicom(path.read_bytes())
         if kind == "table":
-            return self._table(path, item, work)
+            return self._table(path, item, work / TABLE_FILE, seal)
         if kind == "note":
             return self._note(path.read_bytes())
         if kind == "notes":
@@ -171,16 +174,16 @@ class Engines:
         token = self._pseudonyms.token(patient) if normalise(patient) else None
         return json.dumps({"patient": token, "text": cleaned.text}, ensure_ascii=False).encode() + b"\n"
 
-    def _table(self, path: Path, item: str, work: Path) -> Output:
+    def _table(self, path: Path, item: str, target: Path, seal: Seal | None) -> Output:
         if self._schema is None or not is_jsonl(path):
-            return self._plain_table(path, item, work)
+            return self._plain_table(path, item, target, seal)
         try:
             with table_of(path, self._schema) as table:
-                return self._plain_table(table, item, work, notes=True)
+                return self._plain_table(table, item, target, seal, notes=True)
         except FedMedError as error:
             raise SetAsideError("table-refused", str(error).replace(path.name, "the table")) from None
 
-    def _plain_table(self, path: Path, item: str, work: Path, *, notes: bool = False) -> Output:
+    def _plain_table(self, path: Path, item: str, target: Path, seal: Seal | None, *, notes: bool = False) -> Output:
         try:
             delimiter = delimiter_of(path)
             reader = open_table(path, keyed=self._pseudonyms.content_hash(), delimiter=delimiter)
@@ -189,14 +192,13 @@ class Engines:
             )
             if all(plan.policy.action(column) in {"drop", "drop-text"} for column in plan.schema.columns):
                 raise SetAsideError("table-refused", "no column of this table is confirmed and kept")
-            report = deidentify_table(
-                path, schema=plan.schema, policy=plan.policy, key=self._key, out_dir=work,
-                log=ChainLog(work / "log.jsonl"), clean=self._cell,
-            )  # fmt: skip
+            report, written = clean_table(
+                path, schema=plan.schema, policy=plan.policy, key=self._key, target=target, clean=self._cell, seal=seal
+            )
         except FedMedError as error:
             raise SetAsideError("table-refused", str(error).replace(path.name, "the table")) from None
         facts = {name: value for name, value in report.audit_body().items() if name not in _NOT_FACTS}
-        return Output(data=b"", file=work / TABLE_FILE, facts=facts, table_digest=plan.schema.digest)
+        return Output(data=b"", file=written, facts=facts, table_digest=plan.schema.digest)
 
     def _cell(self, text: str, *, patient: str) -> str:
         return self._notes.clean(text, patient=patient).text

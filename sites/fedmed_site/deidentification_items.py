@@ -7,6 +7,7 @@ Rules:
     * A file that is not cleaned is quarantined: a sealed copy goes to the site's quarantine, nothing to the output.
     * No exception and no value of a file leaves this module: reasons are of a fixed list.
     * The output appears in one rename, after everything else; a file that was done before is not touched.
+    * Unless readable files were asked for, nothing that can be read is opened for writing on any disk.
 
 What it does not do: know the kinds of file (see `deidentification_formats`), or write the audit log.
 """
@@ -21,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import fedmed
-from fedmed.crypto.seal import SEALED_SUFFIX, DataKey, seal, seal_file
+from fedmed.crypto.seal import SEALED_SUFFIX, DataKey, Seal, seal, seal_file
 from fedmed.deid.pseudonyms import Pseudonyms
 from fedmed.files import write_atomic
 from fedmed_site.deidentification_columns import Columns
@@ -105,7 +106,7 @@ class Cleaner:
             if job.known is not None and self._is_done(job, job.known, fingerprint):
                 return Done(record=job.known, fresh=False)
             with self._folder() as work:
-                output = self._engines.clean(job.path, kind, item=job.item, work=work)
+                output = self._engines.clean(job.path, kind, item=job.item, work=work, seal=self._seal(job))
                 return Done(record=self._store(job, kind, fingerprint, output), fresh=True)
         except SetAsideError as error:
             return self._set_aside(job, kind, fingerprint or self._tried(job.path), error)
@@ -153,7 +154,7 @@ class Cleaner:
         if output.file is None:
             plain_sha256, size = hashlib.sha256(output.data).hexdigest(), len(output.data)
         else:
-            plain_sha256, size = sha256_of(output.file), output.file.stat().st_size
+            plain_sha256, size = output.file.sha256, output.file.size_bytes
         stored = "" if setting.dry_run else self._write(job, kind, output)
         return replace(
             self._record(job, kind, fingerprint),
@@ -178,12 +179,16 @@ class Cleaner:
         if output.file is None:
             stored = seal(output.data, key=setting.data_key, name=name) if setting.form == "sealed" else output.data
             write_atomic(target, stored)
-        elif setting.form == "sealed":
-            seal_file(output.file, target, key=setting.data_key, name=name)
         else:
-            _move(output.file, target)
+            _move(output.file.path, target)
         self._copy(job).unlink(missing_ok=True)
         return sha256_of(target)
+
+    def _seal(self, job: Job) -> Seal | None:
+        """Return what an output is sealed under on its way, or None where a readable one was asked for."""
+        if self.setting.form == "readable" and not self.setting.dry_run:
+            return None
+        return Seal(key=self.setting.data_key, name=seal_name(self.setting.batch, job.item))
 
     def _set_aside(self, job: Job, kind: ItemKind, fingerprint: str, error: SetAsideError) -> Done:
         """Remove any output of the file, keep a sealed copy of it for the site, and say why."""

@@ -168,11 +168,11 @@ def _table(choices: Choices, key: bytes) -> tuple[tuple[tuple[str, ...], ...], t
         source = work / "example.csv"
         source.write_text("\n".join(",".join(row) for row in rows), encoding="utf-8")
         try:
-            cleaned = Engines(choices, columns, key=key).clean(source, "table", item="0" * 32, work=work)
+            cleaned = Engines(choices, columns, key=key).clean(source, "table", item="0" * 32, work=work, seal=None)
         except SetAsideError as error:
             return tuple(rows[:4]), (("the table",), (f"quarantined: {error.reason}",))
         if cleaned.file is None:
             raise AssertionError("a table is cleaned into a file")
-        frame = pl.read_parquet(cleaned.file)
+        frame = pl.read_parquet(cleaned.file.path)
     shown = [tuple(frame.columns)] + [tuple("" if cell is None else str(cell) for cell in row) for row in frame.rows()]
     return tuple(rows[:4]), tuple(shown[:4])
