@@ -29,13 +29,13 @@ class SharedNoise:
     features: int
 
     def distance(self, settings: SimulationSettings, noise_multiplier: float) -> float:
-        """Return how far any sum's noise is from a Gaussian at most, rounded up."""
+        """Return how far the noise of any sum that the run releases is from a Gaussian at most, rounded up."""
         release = noise_multiplier * settings.privacy.release_noise_ratio
-        sums = [
-            ("delta", settings.plan.learning_rate * settings.privacy.clip_norm, noise_multiplier, self.size),
-            ("fisher", settings.plan.fisher_clip_norm, release, self._fisher_size(settings)),
-            ("delta", 1.0, release, 2 * self.features + 1),
-        ]
+        sums = [("delta", settings.plan.learning_rate * settings.privacy.clip_norm, noise_multiplier, self.size)]
+        if len(settings.scenario.studies) > 1:
+            sums.append(("fisher", settings.plan.fisher_clip_norm, release, self._fisher_size(settings)))
+        if settings.plan.normalisation != "public":
+            sums.append(("delta", 1.0, release, 2 * self.features + 1))
         segments = {segment.name: segment for segment in self.policy.segments}
         found = max(
             noise_units(

@@ -165,7 +165,8 @@ class SitePolicy:
         most = self.delta * LARGEST_DISTANCE
         if privacy.distance > most:
             raise RefusedError(
-                f"this site allows noise within {most:.1e} of a Gaussian; the plan asks for {privacy.distance:.1e}"
+                f"this site allows noise within {most:.1e} of a Gaussian; the plan asks for {privacy.distance:.1e};"
+                " sign a roster with a finer ring (a smaller clip or max_weight)"
             )
         if privacy.private and privacy.noise != "system" and not self.allow_simulated_noise:
             raise RefusedError(f"this site draws noise from its operating system; the plan asks for {privacy.noise}")

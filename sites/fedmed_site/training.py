@@ -249,7 +249,7 @@ class Trainer:
     def _check_noise(self, plan: Plan, task: Task) -> None:
         """Raise where sites share the noise and the agreed roster's rings can't hold it, before it is paid for.
 
-        What is released beside this work in the same round is checked as well: it would refuse the round later.
+        What the plan releases beside this work is checked as well: it would refuse the round later.
         """
         if plan.privacy.trust_model != "distributed":
             return
@@ -257,7 +257,8 @@ class Trainer:
         together: tuple[Work, ...] = ("train.fit", "train.fisher")
         for work in together if task.action in together else (cast("Work", task.action),):
             segment = terms.segment(work)
-            if terms.length(segment):
+            released = work != "train.fisher" or plan.continual.release_fisher
+            if released and terms.length(segment):
                 require_noise(_shared_noise(plan, work), segment, terms)
 
     def _cohort(self, data: DataSpec, split: Split) -> Cohort:

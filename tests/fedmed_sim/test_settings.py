@@ -307,3 +307,16 @@ def test_shared_noise_costs_what_its_distance_costs():
         found.append((spec.noise_multiplier, spec.distance))
     assert found[0][1] < found[1][1]
     assert found[0][0] <= found[1][0]
+
+
+def test_only_what_a_run_releases_counts_for_the_distance_of_its_noise():
+    """A single study releases no Fisher information, so its noise isn't held to the ring that this would need."""
+    assert len(SETTINGS.scenario.studies) == 2
+    one = replace(SETTINGS, scenario=replace(SETTINGS.scenario, studies=SETTINGS.scenario.studies[:1]))
+    secagg = replace(SETTINGS.secagg, kind="secure", min_sites=3)
+    policy = secagg.policy(sites=4, max_weight=2.0**12, shared_noise=True)
+    shared = SharedNoise(policy=policy, size=10_000, features=3)
+    plan = replace(SETTINGS.plan, fisher_clip_norm=0.01, normalisation="public")
+    alone, before = (shared.distance(replace(run, plan=plan), 3.0) for run in (one, SETTINGS))
+    assert alone < before / 5, (alone, before)
+    assert shared.distance(replace(one, plan=replace(plan, normalisation="federated")), 3.0) >= alone
