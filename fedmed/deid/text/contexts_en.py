@@ -172,6 +172,7 @@ WITH = WordSearch(
 )
 GOES_ON = re.compile(rf"(?: (?:of|and|&|at))? (?:[{_UPPER}]|disease|syndrome)|[®™]|-[0-9]")
 INITIALS = re.compile(rf"[{_UPPER}](?:(?<=[a-z:(\-] .)|(?<=[:(].)|(?<=[a-z], .))\. ?(?:[{_UPPER}]\. ?)?(?={_WORD})")
+AGE_SIGN = re.compile(r"[0-9](?:[ \-]?y|[MF](?![A-Za-z]))")  # what `AGED` ends with
 AGED = re.compile(
     rf"(?P<name>[{_UPPER}](?<![{_LETTERS}].)[{_LETTERS}]*(?:['\-][{_LETTERS}]+)*"
     rf"(?:,? (?:{_WORD}|[{_UPPER}]\.?)){{0,3}}),? (?:(?:is|was) (?:an? |our |the )?"

@@ -44,8 +44,9 @@ _EN_LABELS = tuple(
 )
 _EN_ENDS, _ZH_ENDS = (frozenset(label[-1] for label in known) for known in (_EN_LABELS, _ZH_LABELS))
 _KNOWN = frozenset((*_ZH_LABELS, *_EN_LABELS))
+_LAST_WORDS = frozenset(label.split()[-1] for label in _KNOWN)
 _MARK = re.compile(rf"[|\t ](?<!  )(?: *[|\t] *|(?<=[|\t]) *| +(?:- )?|- |(?<=[{CJK})] ))(?=[^ |\t\n])")
-_SINCE_MARK = re.compile(r"(?:[^|\t\n;,(>:. ]|\.(?! )|(?<! ) (?! ))+ *$")
+_SINCE_MARK = re.compile(r"(?:[^|\t\n;,(>:. ]|\.(?! )|(?<! ) (?! ))++ *$")
 _CELL_TEXT = re.compile(r"[^|\t\n:]{1,24}?(?= *(?:[|\t:\n]|  |$))")
 _CELL = re.compile(r"[^|\t\n]+")
 _UNIT_BEHIND = re.compile(r" ?\((?:周?岁|years?|yrs?|y)\)$")
@@ -91,6 +92,9 @@ def _is_labelled(view: str, lower: str, end: int, mark: str) -> bool:
         before = lower[max(0, end - 8) : max(0, end)].rstrip(" \n")
         if mark == " " or (before and before[-1] not in _EN_ENDS):
             return False
+        last = lower[max(0, end - 40) : max(0, end)].split()[-1:]
+        if last and last[0].isalpha() and last[0] not in _LAST_WORDS:
+            return False  # what stands since the mark ends in this whole word, and no label does
         text = _SINCE_MARK.search(lower, max(0, end - 40), max(0, end))
         return text is not None and text[0].strip() in _KNOWN
     return view[end - 1 : end] in _ZH_ENDS and view.endswith(_ZH_LABELS, 0, end)

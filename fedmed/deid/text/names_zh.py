@@ -172,7 +172,7 @@ def _may_be_given(character: str) -> bool:
     return character == "某" or (bool(_RUN.match(character)) and character != "·" and character not in words.NOT_GIVEN)
 
 
-_COLON = re.compile(rf"(?<=[{CJK})])[:] ?(?=[{CJK}])")
+_COLON = re.compile(rf":(?<=[{CJK})]:) ?(?=[{CJK}])")
 
 
 def _after_colon(view: str) -> Iterator[Span]:

@@ -40,6 +40,8 @@ _TABLE: dict[int, str] = (
     | {ord(FILLER): "\ufffd"}
 )
 
+_OTHERS = frozenset(map(chr, _TABLE))  # no plain form is one of them, so that the order of replacing doesn't matter
+
 _CAPITAL, _SMALL = string.ascii_uppercase.encode(), string.ascii_lowercase.encode()
 
 
@@ -94,15 +96,22 @@ def read(note: str) -> Reading:
     Raises:
         DataError: The note holds half a surrogate pair.
     """
-    if _SURROGATE.search(note):
+    if not note.isascii() and _SURROGATE.search(note):
         raise DataError("note: expected Unicode text, got half a surrogate pair; decode the source file again")
     origins = None
     if _INVISIBLE.search(note):
         hidden = {match.start() for match in _INVISIBLE.finditer(note)}
         origins = tuple(index for index in range(len(note)) if index not in hidden)
         note = _INVISIBLE.sub("", note)
-    view = note if note.isascii() else _DOT.sub("·", note).translate(_TABLE)
+    view = note if note.isascii() else _one_spelling(_DOT.sub("·", note))
     return reading_of(view, origins)
+
+
+def _one_spelling(text: str) -> str:
+    """Return `text` with the plain form of each character; few are another's form, so each of these is replaced."""
+    for character in _OTHERS.intersection(text):
+        text = text.replace(character, _TABLE[ord(character)])
+    return text
 
 
 def cased(view: str) -> tuple[str, bool]:
