@@ -83,7 +83,7 @@ def find_ages(reading: Reading) -> list[Span]:
     spans: list[Span] = []
     view = reading.view
     numbers = list(_digits(view))
-    if not view.isascii() and (numbers or _ZH_SIGN.search(view)):
+    if not reading.ascii and (numbers or _ZH_SIGN.search(view)):
         if any(sign in view for sign in _YEARS):
             spans += [Span(start=match.start(), end=match.end(), kind="AGE") for match in _ZH.finditer(view)]
         for pattern, signs in _ZH_SIGNS:

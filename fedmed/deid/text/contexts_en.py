@@ -143,7 +143,7 @@ RELATION = WordSearch(
     rest=r"(?:-in-law)?(?:,? |,\n)(?:is |named |called |,? ?whose name is |\()?(?=[a-z])",
 )
 CREDENTIAL = re.compile(
-    r"[MDPRNFABCLO](?<=[ ,].)(?:(?<=M)\.?D\.?|(?<=M)(?:SN|BBS)|(?<=D)\.O\.|(?<=, D)O|(?<=D)(?:DS|MD|PM"
+    r"[MDPRNFABCLO](?<=[ ,].)(?=[.A-Zhs])(?:(?<=M)\.?D\.?|(?<=M)(?:SN|BBS)|(?<=D)\.O\.|(?<=, D)O|(?<=D)(?:DS|MD|PM"
     r"|PT|\.D\.S\.)|(?<=, D)C|(?<=P)(?:h\.?D\.?|sy\.?D\.?"
     r"|harmD|A-C|\.A\.)|(?<=R)(?:\.?N\.?|Ph|RT|D[MC]S)|(?<=N)\.?P\.?|(?<=F)(?:NP|AC[SCP]|ACOG|RCS)"
     r"|(?<=B)SN|(?<=A)(?:RNP|PRN|NP|CNP)|(?<=C)(?:RNP|NM|RNA|CC)"

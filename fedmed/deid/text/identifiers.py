@@ -24,7 +24,7 @@ from fedmed.deid.text.spans import Kind, Span
 def find_identifiers(reading: Reading) -> list[Span]:
     """Return the spans of e-mail and web addresses, labelled identifiers, and numbers with an identifier's form."""
     view, lower = reading.view, reading.lower
-    return [*_network(view, lower), *find_labelled(view, lower), *_numbers(view)]
+    return [*_network(view, lower), *find_labelled(view, lower), *_numbers(reading)]
 
 
 # --- machines -------------------------------------------------------------------------------------------------
@@ -151,14 +151,15 @@ _GROUPED = PlacedSearch(
 _REGISTERS = ("NCT", "CTR", "PMID", "GB", "ISBN", "ISSN")  # of trials, papers and standards, not of people
 
 
-def _numbers(view: str) -> Iterator[Span]:
+def _numbers(reading: Reading) -> Iterator[Span]:
+    view = reading.view
     for match in _NUMBER.finditer(view):
         form = match.lastgroup
         if form == "long":
             yield from _long(view, match)
         elif form and _has_form(form, match[0]):
             yield Span(start=match.start(), end=match.end(), kind=_KIND_OF_FORM[form])
-    if not view.isascii():
+    if not reading.ascii:
         yield from _spans(_PLATE, view, "ID")
     yield from _spans(_GROUPED, view, "RECORD", lambda match: count_digits(match[0]) >= 7)
     for match in _CODED.finditer(view):

@@ -168,14 +168,12 @@ class WordSearch:
             return
         end, match, lead = 0, self.pattern.match, self._lead
         for word in starts:
-            if lead:
-                places = range(max(end, word - lead), word + 1)
-                found = next(filter(None, (match(text, start) for start in places)), None)
-            else:
-                found = match(text, word) if word >= end else None
-            if found is not None:
-                yield found
-                end = found.end()
+            start = max(end, word - lead) if lead else word
+            while end <= start <= word:
+                if found := match(text, start):
+                    yield found
+                    end = found.end()
+                start += 1
 
 
 def any_pattern(words: Iterable[str]) -> str:

@@ -137,7 +137,7 @@ class NoteCleaner:
         """Yield what each voice finds in a note: names line by line, all else with lines joined."""
         yield from find_identifiers(flat)
         yield from find_ages(flat)
-        if "zh" in self.options.languages and not flat.view.isascii() and _CJK.search(flat.view):
+        if "zh" in self.options.languages and not flat.ascii and _CJK.search(flat.view):
             yield from places_zh.find_places(flat.view)
             yield from names_zh.find_names(lines.view)
         if "en" in self.options.languages and _LATIN.search(flat.view):

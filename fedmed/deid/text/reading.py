@@ -54,6 +54,7 @@ class Reading:
         lower: The view in small letters, equally long.
         titled: The view, with a capital on every word if `plain`.
         plain: Whether the note has capitals throughout or nowhere, so that they tell nothing.
+        ascii: Whether the view is ASCII but for what is masked.
         origins: Where each character of the view is in the note; None where the indices are the same.
     """
 
@@ -61,6 +62,7 @@ class Reading:
     lower: str
     titled: str
     plain: bool
+    ascii: bool
     origins: tuple[int, ...] | None = None
 
     def in_note(self, span: Span) -> Span:
@@ -77,6 +79,7 @@ class Reading:
             lower=self.lower.replace(old, new),
             titled=self.titled.replace(old, new),
             plain=self.plain,
+            ascii=self.ascii,
             origins=self.origins,
         )
 
@@ -84,7 +87,8 @@ class Reading:
 def reading_of(view: str, origins: tuple[int, ...] | None = None) -> Reading:
     """Return the reading of a view."""
     titled, plain = cased(view)
-    return Reading(view=view, lower=lowered(view), titled=titled, plain=plain, origins=origins)
+    ascii_only = view.isascii() or view.replace(FILLER, "").isascii()
+    return Reading(view=view, lower=lowered(view), titled=titled, plain=plain, ascii=ascii_only, origins=origins)
 
 
 def read(note: str) -> Reading:

@@ -81,7 +81,7 @@ def _all_digits(view: str) -> Iterator[int]:
 
 
 SIGNS = (
-    (layout, "_LAST_WORDS", _Everything()),
+    (contexts_en, "CREDENTIAL", re.compile(contexts_en.CREDENTIAL.pattern.replace("(?=[.A-Zhs])", ""))),
     (names_en, "_LABEL_LAST_WORDS", _Everything()),
     (name_shape_en, "PARTICLE_BEGINS", _Everything()),
     (name_shape_en, "_CREDENTIAL_BEGINS", _Everything()),
@@ -141,3 +141,10 @@ def test_a_particle_begins_with_its_signs(text: str) -> None:
     if contexts_en.PARTICLE.match(text):
         begins = text[:2].lower()
         assert begins in name_shape_en.PARTICLE_BEGINS or not begins.isascii()
+
+
+@given(st.lists(st.sampled_from([*"|\t\n;,(>:. ab", "  ", "no.", "name", FILLER]), max_size=30).map("".join))
+def test_what_stands_since_a_mark(text: str) -> None:
+    """The text behind the last mark is all that has none: neither a gap, nor a full stop with a space behind it."""
+    since = re.compile(r"(?:[^|\t\n;,(>:. ]|\.(?! )|(?<! ) (?! ))+ *$").search(text)
+    assert layout._since_mark(text) == ("" if since is None else since[0].strip())
