@@ -61,7 +61,7 @@ def take(view: str, at: int, *, sure: bool = False, plain: bool = False, most: i
             break
         parts.append(word.rstrip("."))
         words += len(parts[-1]) > 1
-        end = token.start() + len(word)
+        end = token.end() - (2 if token[0].lower().endswith("'s") else 0)  # not by the word: İ becomes two letters
         at = token.end() + _gap(view, token.end(), parts, plain=plain)
         if at == token.end():
             break
