@@ -13,7 +13,7 @@ What it does not do: ages that follow from a date of birth (dates are masked or 
 import re
 from collections.abc import Iterator
 
-from fedmed.deid.text.patterns import listed
+from fedmed.deid.text.patterns import digit_runs, listed
 from fedmed.deid.text.reading import Reading
 from fedmed.deid.text.spans import Span
 
@@ -46,7 +46,7 @@ _ZH_SEX = re.compile(  # 男，92，
 _ZH_WORD = re.compile(  # 年逾九旬, 期颐之年
     r"(?P<age>[九9](?<![0-9一二三四五六七八十上中下月].)旬(?:有[余一二三四五六七八九])?|九秩|(?:期颐|鲐背)(?:之年)?)"
 )
-_ZH_SIGN = re.compile("9[0-9旬]|1[0-3][0-9]|[九百玖]|一[〇零○一]|期颐|鲐背")  # seldom there, and fast to look for
+_ZH_SIGN = re.compile("[九百玖]|9旬|一[〇零○一]|期颐|鲐背")  # seldom there, and fast to look for
 _ZH_SIGNS = (  # each pattern, and words of which it needs one
     (
         _ZH_AFTER,
@@ -75,30 +75,46 @@ _LONGEST_LABEL = 12
 _HUNDRED = ("one ", "a ")
 
 _YEARS = ("岁", "歳", "嵗")
-_NUMBER_WORD = re.compile(r"9[0-9]|1[0-3][0-9]|ninety|hundred")  # seldom there, and fast to look for
+_WORDS = ("ninety", "hundred")  # seldom there, and fast to look for
 
 
 def find_ages(reading: Reading) -> list[Span]:
     """Return the spans of ages above 89, the numeral 岁 included in Chinese."""
     spans: list[Span] = []
     view = reading.view
-    if not view.isascii() and _ZH_SIGN.search(view):
+    numbers = list(_digits(view))
+    if not reading.ascii and (numbers or _ZH_SIGN.search(view)):
         if any(sign in view for sign in _YEARS):
             spans += [Span(start=match.start(), end=match.end(), kind="AGE") for match in _ZH.finditer(view)]
         for pattern, signs in _ZH_SIGNS:
             if not any(sign in view for sign in signs):
                 continue
             spans += [Span(start=m.start("age"), end=m.end("age"), kind="AGE") for m in pattern.finditer(view)]
-    spans += _english(reading.lower)
+    spans += _english(view, reading.lower)
     return spans
 
 
-def _english(lower: str) -> Iterator[Span]:
+def _digits(view: str) -> Iterator[int]:
+    """Yield where digits say a number from 90 to 139; an age has no digit before or behind it."""
+    for start, end in digit_runs(view):
+        if (end - start == 2 and view[start] == "9") or (end - start == 3 and "100" <= view[start:end] < "140"):
+            yield start
+
+
+def _may_be_ages(view: str, lower: str) -> Iterator[int]:
+    """Yield where a number from 90 to 139 begins: digits that no digit follows, or a word."""
+    yield from _digits(view)
+    for word in _WORDS:
+        at = lower.find(word)
+        while at >= 0:
+            hundreds = (len(one) for one in _HUNDRED if lower.endswith(one, 0, at))
+            yield at - next(hundreds, 0) if word == "hundred" else at
+            at = lower.find(word, at + 1)
+
+
+def _english(view: str, lower: str) -> Iterator[Span]:
     """Yield English ages: each number that may be one is looked at with the words around it."""
-    for word in _NUMBER_WORD.finditer(lower):
-        start = word.start()
-        if word[0] == "hundred":
-            start -= next((len(one) for one in _HUNDRED if lower.endswith(one, 0, start)), 0)
+    for start in _may_be_ages(view, lower):
         match = _EN_BEFORE.match(lower, start)
         if match is None and _EN_LABEL.search(lower, max(0, start - _LONGEST_LABEL), start):
             match = _EN_AFTER.match(lower, start)

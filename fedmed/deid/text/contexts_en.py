@@ -143,7 +143,7 @@ RELATION = WordSearch(
     rest=r"(?:-in-law)?(?:,? |,\n)(?:is |named |called |,? ?whose name is |\()?(?=[a-z])",
 )
 CREDENTIAL = re.compile(
-    r"[MDPRNFABCLO](?<=[ ,].)(?:(?<=M)\.?D\.?|(?<=M)(?:SN|BBS)|(?<=D)\.O\.|(?<=, D)O|(?<=D)(?:DS|MD|PM"
+    r"[MDPRNFABCLO](?<=[ ,].)(?=[.A-Zhs])(?:(?<=M)\.?D\.?|(?<=M)(?:SN|BBS)|(?<=D)\.O\.|(?<=, D)O|(?<=D)(?:DS|MD|PM"
     r"|PT|\.D\.S\.)|(?<=, D)C|(?<=P)(?:h\.?D\.?|sy\.?D\.?"
     r"|harmD|A-C|\.A\.)|(?<=R)(?:\.?N\.?|Ph|RT|D[MC]S)|(?<=N)\.?P\.?|(?<=F)(?:NP|AC[SCP]|ACOG|RCS)"
     r"|(?<=B)SN|(?<=A)(?:RNP|PRN|NP|CNP)|(?<=C)(?:RNP|NM|RNA|CC)"
@@ -172,6 +172,7 @@ WITH = WordSearch(
 )
 GOES_ON = re.compile(rf"(?: (?:of|and|&|at))? (?:[{_UPPER}]|disease|syndrome)|[®™]|-[0-9]")
 INITIALS = re.compile(rf"[{_UPPER}](?:(?<=[a-z:(\-] .)|(?<=[:(].)|(?<=[a-z], .))\. ?(?:[{_UPPER}]\. ?)?(?={_WORD})")
+AGE_SIGN = re.compile(r"[0-9](?:[ \-]?y|[MF](?![A-Za-z]))")  # what `AGED` ends with
 AGED = re.compile(
     rf"(?P<name>[{_UPPER}](?<![{_LETTERS}].)[{_LETTERS}]*(?:['\-][{_LETTERS}]+)*"
     rf"(?:,? (?:{_WORD}|[{_UPPER}]\.?)){{0,3}}),? (?:(?:is|was) (?:an? |our |the )?"

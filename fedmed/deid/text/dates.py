@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, pairwise
 
-from fedmed.deid.text.patterns import WordSearch, listed
+from fedmed.deid.text.patterns import PlacedSearch, WordSearch, digit_runs, listed
 from fedmed.deid.text.reading import Reading
 from fedmed.deid.text.spans import Span
 
@@ -101,12 +101,26 @@ _SINCE = frozenset("于自从在至到")
 
 # --- digits ---------------------------------------------------------------------------------------------------
 
-_RUN = re.compile(
+
+def _before_marks(view: str) -> Iterator[int]:
+    """Yield where digits begin that a mark between the parts of a date follows, or that are a date by themselves."""
+    for start, end in digit_runs(view):
+        behind = view[end : end + 1]
+        if (
+            behind in _MARKS_BEHIND
+            or end - start >= _COMPACT_DIGITS
+            or (behind == " " and view[end + 1 : end + 2] in _MARKS_BEHIND)
+        ):
+            yield start
+
+
+_MARKS_BEHIND, _COMPACT_DIGITS = frozenset("/.-~至到"), 8
+_RUN = PlacedSearch(
     r"[0-9](?<![0-9].)(?:(?<![0-9][.,].)[0-9]*(?:(?:(?:[/.]| ?[\-~至到] ?)[0-9]+)+|(?<=[0-9]{8})(?:[T_ "
     r"](?:[01][0-9]|2[0-3])[0-5][0-9]){0,1})(?![0-9])"
-    r"|(?:(?<=1)9|(?<=2)0)[0-9]{12}(?![0-9]))"
+    r"|(?:(?<=1)9|(?<=2)0)[0-9]{12}(?![0-9]))",
+    _before_marks,
 )
-_DIGITS = re.compile(r"[0-9]+")
 _COMPACT = re.compile(r"(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])")
 _UNIT = re.compile(
     r" ?(?:%|(?:m[gl]|mcg|ug|ng|pg|g|kg|mm|cm|ml|l|dl|cc|iu|u|units?|kcal|cal|calories|ms|copies|cells"
@@ -125,8 +139,14 @@ _BEFORE_MONTH = re.compile(r"[于自从在曾约]$")
 
 def _numeric(view: str, lower: str) -> Iterator[WrittenDate]:
     """Yield the dates among the runs of digits: a run is read as a whole, so that 1.2.3.4 holds no date."""
+    digits, first = digit_runs(view), 0
     for run in _RUN.finditer(view):
-        spans = [match.span() for match in _DIGITS.finditer(view, run.start(), run.end())]
+        while digits[first][0] < run.start():
+            first += 1
+        after = first
+        while after < len(digits) and digits[after][0] < run.end():
+            after += 1
+        spans, first = list(digits[first:after]), after
         marks = [view[left[1] : right[0]].strip() or " " for left, right in pairwise(spans)]
         after_letter = view[run.start() - 1 : run.start()].isalpha() and view[run.start() - 1].isascii()
         at = 0

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 
 from fedmed.deid.resident_ids import is_resident_id
 from fedmed.deid.text.labels import MEASURED, count_digits, find_labelled
+from fedmed.deid.text.patterns import PlacedSearch, digit_runs
 from fedmed.deid.text.reading import CJK, Reading
 from fedmed.deid.text.spans import Kind, Span
 
@@ -23,7 +24,7 @@ from fedmed.deid.text.spans import Kind, Span
 def find_identifiers(reading: Reading) -> list[Span]:
     """Return the spans of e-mail and web addresses, labelled identifiers, and numbers with an identifier's form."""
     view, lower = reading.view, reading.lower
-    return [*_network(view, lower), *find_labelled(view, lower), *_numbers(view)]
+    return [*_network(view, lower), *find_labelled(view, lower), *_numbers(reading)]
 
 
 # --- machines -------------------------------------------------------------------------------------------------
@@ -41,8 +42,10 @@ _HOST = re.compile(
     r"[0-9a-f](?<![0-9a-z.:].)(?:[0-9]{0,2}(?:\.[0-9]{1,3}){3}(?![0-9.]*[0-9])"
     r"|[0-9a-f](?:[:\-][0-9a-f]{2}){5}(?![0-9a-z])|[0-9a-f]{0,3}(?:::?[0-9a-f]{1,4}){3,7}(?![0-9a-z:]))"
 )
-_HOST_SIGN = re.compile(
-    r"[0-9a-f](?:(?<=[0-9])\.[0-9]{1,3}\.[0-9]|::?[0-9a-f]{1,4}::?[0-9a-f]|-[0-9a-f]{2}-[0-9a-f]{2}-[0-9a-f]{2}-)"
+_DIGITS = re.compile("[0-9]+")
+_HOST_SIGN = re.compile(  # it begins with a mark, for marks are fewer than hexadecimal letters
+    r"[.:\-](?:(?<=[0-9]\.)[0-9]{1,3}\.[0-9]|(?<=[0-9a-f]:):?[0-9a-f]{1,4}::?[0-9a-f]"
+    r"|(?<=[0-9a-f]-)[0-9a-f]{2}-[0-9a-f]{2}-[0-9a-f]{2}-)"
 )
 
 
@@ -64,7 +67,7 @@ def _is_host(match: re.Match[str]) -> bool:
     """A section 1.2.3.4 or a time 10:20:30 is no address: ask for a number above 9, or a hexadecimal letter."""
     text = match[0]
     if "." in text:
-        parts = [int(part) for part in text.split(".")]
+        parts = [int(part) for part in _DIGITS.findall(text)]  # a letter may stand right before them
         return max(parts) <= 255 and max(parts) > 9
     if "-" in text or (text.count(":") == 5 and "::" not in text):
         return True
@@ -79,7 +82,28 @@ def _is_host(match: re.Match[str]) -> bool:
 
 _EXTENSION = r"(?:(?: ?(?:ext\.?|extension|x|X|转|分机)[ :.]*|-)[0-9]{1,6}(?![0-9]))?"
 _US_EXTENSION = r"(?:,? ?(?:ext\.?|extension|x|X)[ :.]*[0-9]{1,6}(?![0-9]))?"
-_NUMBER = re.compile(  # the first character is consumed before it is looked at: so the search skips to digits at once
+_LEAST_DIGITS, _WIDEST_GAP = 6, 3
+
+
+def _before_chains(view: str) -> Iterator[int]:
+    """Yield where a number can begin: with digits, or up to two marks before, where six digits stand close together."""
+    runs = digit_runs(view)
+    enough, digits = list[bool](), 0
+    following = len(view) + _WIDEST_GAP + 1
+    for start, end in reversed(runs):
+        digits = end - start + (digits if following - end <= _WIDEST_GAP else 0)
+        enough.append(digits >= _LEAST_DIGITS)
+        following = start
+    for (start, _), long in zip(runs, reversed(enough), strict=True):
+        if long:
+            if start and view[start - 1] in "+(":
+                if start > 1 and view[start - 2] in "+(":
+                    yield start - 2
+                yield start - 1
+            yield start
+
+
+_NUMBER = PlacedSearch(
     r"[+(0-9](?<![0-9][+(0-9])(?<![0-9][.].)(?:"
     r"(?P<ssn>(?<=[0-9])[0-9]{2}(?:-[0-9]{2}-| [0-9]{2} )[0-9]{4}(?![0-9\-]))"
     r"|(?P<resident>(?<=[1-9])[0-9]{5}[ \-]?[12][0-9]{3}[ \-]?[0-9]{2}[ \-]?[0-9]{2}[ \-]?[0-9]{3}[ \-]?[0-9Xx]"
@@ -96,7 +120,8 @@ _NUMBER = re.compile(  # the first character is consumed before it is looked at:
     r"|(?P<card>(?<=[0-9])[0-9]{3}(?:[ \-][0-9]{4}){3}(?:[ \-][0-9]{1,3})?(?![0-9]))"
     r"|(?P<long>(?<=[0-9])(?:[0-9]{6,}[Xx]?|(?![0-9]{2}000)[0-9]{5})(?![0-9]))"
     r"|(?P<spaced>(?<=[1-9])(?:[ \-]?[0-9]){13,16}[ \-]?[0-9Xx](?![0-9A-Za-z]))"
-    r")"
+    r")",
+    _before_chains,
 )
 _KIND_OF_FORM: dict[str, Kind] = {
     "ssn": "ID", "resident": "ID", "mobile": "PHONE", "landline": "PHONE", "service": "PHONE", "us": "PHONE",
@@ -106,19 +131,36 @@ _PLATE = re.compile(
     r"[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼使][A-Z][·\- "
     r"]?(?=[A-Z0-9]*[0-9])[A-Z0-9]{4,6}[挂学警港澳领]?(?![A-Za-z0-9])"
 )
-_CODED = re.compile(r"[A-Za-z](?<![A-Za-z0-9].)[A-Za-z]{0,3}-?[0-9]{6,}(?![0-9A-Za-z])|\([0-9]{6}\)")
-_GROUPED = re.compile(r"[0-9](?<![0-9A-Za-z.\-/].)[0-9]{1,3}-[0-9]{3,4}-[0-9]{2,6}(?![0-9\-/.])")
+
+
+def _before_long_runs(view: str) -> Iterator[int]:
+    """Yield where a code with six digits or more can begin: at most four letters and a hyphen stand before them."""
+    for start, end in digit_runs(view):
+        if end - start >= _CODE_DIGITS:
+            yield from range(max(0, start - 5), start)
+
+
+_CODE_DIGITS = 6
+_CODED = PlacedSearch(
+    r"[A-Za-z](?<![A-Za-z0-9].)[A-Za-z]{0,3}-?[0-9]{6,}(?![0-9A-Za-z])|\([0-9]{6}\)", _before_long_runs
+)
+_GROUPED = PlacedSearch(
+    r"[0-9](?<![0-9A-Za-z.\-/].)[0-9]{1,3}-[0-9]{3,4}-[0-9]{2,6}(?![0-9\-/.])",
+    lambda view: [start for start, end in digit_runs(view) if view[end : end + 1] == "-"],
+)
 _REGISTERS = ("NCT", "CTR", "PMID", "GB", "ISBN", "ISSN")  # of trials, papers and standards, not of people
 
 
-def _numbers(view: str) -> Iterator[Span]:
+def _numbers(reading: Reading) -> Iterator[Span]:
+    view = reading.view
     for match in _NUMBER.finditer(view):
         form = match.lastgroup
         if form == "long":
             yield from _long(view, match)
         elif form and _has_form(form, match[0]):
             yield Span(start=match.start(), end=match.end(), kind=_KIND_OF_FORM[form])
-    yield from _spans(_PLATE, view, "ID")
+    if not reading.ascii:
+        yield from _spans(_PLATE, view, "ID")
     yield from _spans(_GROUPED, view, "RECORD", lambda match: count_digits(match[0]) >= 7)
     for match in _CODED.finditer(view):
         if not match[0].upper().startswith(_REGISTERS):
@@ -144,6 +186,6 @@ def _long(view: str, match: re.Match[str]) -> Iterator[Span]:
 
 
 def _spans(
-    pattern: re.Pattern[str], text: str, kind: Kind, holds: Callable[[re.Match[str]], bool] = bool
+    pattern: re.Pattern[str] | PlacedSearch, text: str, kind: Kind, holds: Callable[[re.Match[str]], bool] = bool
 ) -> Iterator[Span]:
     return (Span(start=m.start(), end=m.end(), kind=kind) for m in pattern.finditer(text) if holds(m))

@@ -78,6 +78,7 @@ MEASURED = re.compile(
     r" ?(?:%|[×*x]? ?10\^|(?:[kmμun]?[gl]|iu|u|copies|cfu|拷贝|个|万|次|元|步|人|cells|people|steps)(?![a-z]))",
     re.IGNORECASE,
 )
+_PHONE_LINKS = (" at", " on", " is")
 _PHONE_AT = re.compile(r"(?:call|reach|phone|contact|page|number|dial)[a-z ]{0,24} (?:at|on|is)$")
 _SHORT_PHONE = ("ext", "extension", "pager", "beeper", "分机", "短号", "电话", "tel", "phone")
 
@@ -121,7 +122,6 @@ def _by_label(view: str, lower: str, match: re.Match[str]) -> Iterator[Span]:
     if "(" in label[-10:] and before.rstrip(" :=#")[-1:] == ")":
         label = label[: label.rindex("(")].rstrip()
     kind = _kind_of(label, match[0], marked=marked)
-    sure = not label.isascii() or label.endswith(_EN_SURE_ENDS)
     if kind == "PHONE":
         value = _PHONE_VALUE.match(view, start - (view[start - 1] in "+("))
         digits = count_digits(value[0]) if value else 0
@@ -129,7 +129,7 @@ def _by_label(view: str, lower: str, match: re.Match[str]) -> Iterator[Span]:
             yield Span(start=value.start(), end=value.end(), kind="PHONE")
     elif (
         kind
-        and (sure or count_digits(match[0]) >= 3 or "*" in match[0])
+        and (count_digits(match[0]) >= 3 or "*" in match[0] or not label.isascii() or label.endswith(_EN_SURE_ENDS))
         and not MEASURED.match(view, end)
         and not _NO_NUMBER.fullmatch(match[0])
     ):
@@ -154,7 +154,7 @@ def _kind_of(label: str, value: str, *, marked: bool) -> Kind | None:
         if number and (stem.endswith(ZH_RECORD) or marked):
             return "RECORD"
         return "PHONE" if bare.removesuffix("号").removesuffix("号码").endswith(EN_PHONE) else None
-    at = _PHONE_AT.search(label)
+    at = _PHONE_AT.search(label) if label.endswith(_PHONE_LINKS) else None
     for link in (" is", " was", " of"):
         label = label.removesuffix(link)
     number = next((word for word in _EN_NUMBER if label.endswith(word)), "") if label.endswith(_EN_NUMBER) else ""

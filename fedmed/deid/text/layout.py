@@ -45,7 +45,7 @@ _EN_LABELS = tuple(
 _EN_ENDS, _ZH_ENDS = (frozenset(label[-1] for label in known) for known in (_EN_LABELS, _ZH_LABELS))
 _KNOWN = frozenset((*_ZH_LABELS, *_EN_LABELS))
 _MARK = re.compile(rf"[|\t ](?<!  )(?: *[|\t] *|(?<=[|\t]) *| +(?:- )?|- |(?<=[{CJK})] ))(?=[^ |\t\n])")
-_SINCE_MARK = re.compile(r"(?:[^|\t\n;,(>:. ]|\.(?! )|(?<! ) (?! ))+ *$")
+_TO_LAST_MARK = re.compile(r"(?s:.*)(?:[|\t\n;,(>:]|\. |  )")
 _CELL_TEXT = re.compile(r"[^|\t\n:]{1,24}?(?= *(?:[|\t:\n]|  |$))")
 _CELL = re.compile(r"[^|\t\n]+")
 _UNIT_BEHIND = re.compile(r" ?\((?:周?岁|years?|yrs?|y)\)$")
@@ -91,9 +91,20 @@ def _is_labelled(view: str, lower: str, end: int, mark: str) -> bool:
         before = lower[max(0, end - 8) : max(0, end)].rstrip(" \n")
         if mark == " " or (before and before[-1] not in _EN_ENDS):
             return False
-        text = _SINCE_MARK.search(lower, max(0, end - 40), max(0, end))
-        return text is not None and text[0].strip() in _KNOWN
+        return _since_mark(lower[max(0, end - 40) : max(0, end)]) in _KNOWN
     return view[end - 1 : end] in _ZH_ENDS and view.endswith(_ZH_LABELS, 0, end)
+
+
+def _since_mark(text: str) -> str:
+    """Return what stands since the last mark, gap or full stop of `text`, which may end in spaces or a line.
+
+    >>> _since_mark("seen. pt. no.: home  phone no. "), _since_mark("age; d.o.b.")
+    ('', 'd.o.b.')
+    """
+    text = text.removesuffix("\n")
+    bare = text.rstrip(" ")
+    mark = _TO_LAST_MARK.match(bare if len(bare) == len(text) else f"{bare} ")
+    return bare[mark.end() :].strip() if mark else bare.strip()
 
 
 def _is_heading(view: str, start: int) -> bool:

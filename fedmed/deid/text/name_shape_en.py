@@ -23,9 +23,14 @@ from fedmed.deid.text.lexicon_en import (
     NOT_NAMES,
     SURNAME_WORDS,
 )
+from fedmed.deid.text.patterns import listed
 
 SUFFIX = re.compile(r",? (?:Jr\.?|Sr\.?|I{2,3}|Ii{1,2}|IV|JR\.?|SR\.?)(?![A-Za-z])")
 CREDENTIAL = re.compile(r",? ?(?:M\.?D\.?|D\.?O\.?|R\.?N\.?|N\.?P\.?|PA-?C?|Ph\.?D\.?)(?![A-Za-z])")
+_CREDENTIAL_BEGINS, _SUFFIX_BEGINS, _NEXT_BEGINS = frozenset(" ,MDRNP"), frozenset(" ,"), frozenset("' -")
+PARTICLE_BEGINS = frozenset(
+    listed("va vo be ab de di da do la le bi ib al el te st ul ad ar as at an")
+)  # the first two letters of `PARTICLE`; `re` folds some letters that aren't ASCII to these, so they are no sign
 _DAY = re.compile(r" [0-9]")
 _ENDS = re.compile(r"(?:'s)?(?:[.,;:)|\n\t]|  |$| \(|,? (?:Jr|Sr|and|on|at|was|is|has|can|who|[0-9])(?![a-z]))")
 _MOST_PARTS = 5
@@ -42,11 +47,12 @@ def take(view: str, at: int, *, sure: bool = False, plain: bool = False, most: i
         plain: Whether capitals tell nothing.
         most: How many words of more than one letter a name has at most.
     """
-    end, parts = at, list[str]()
-    while len(parts) < _MOST_PARTS and sum(len(part) > 1 for part in parts) < most:
-        if parts and CREDENTIAL.match(view, at):
+    end, parts, words = at, list[str](), 0
+    while len(parts) < _MOST_PARTS and words < most:
+        if parts and view[at : at + 1] in _CREDENTIAL_BEGINS and CREDENTIAL.match(view, at):
             break
-        particle = context.PARTICLE.match(view, at)
+        begins = view[at : at + 2].lower()
+        particle = context.PARTICLE.match(view, at) if begins in PARTICLE_BEGINS or not begins.isascii() else None
         token = context.TOKEN.match(view, particle.end() if particle else at)
         if token is None:
             break
@@ -54,7 +60,8 @@ def take(view: str, at: int, *, sure: bool = False, plain: bool = False, most: i
         if not _belongs(view, token, word, parts, sure=sure, plain=plain):
             break
         parts.append(word.rstrip("."))
-        end = token.start() + len(word)
+        words += len(parts[-1]) > 1
+        end = token.end() - (2 if token[0].lower().endswith("'s") else 0)  # not by the word: İ becomes two letters
         at = token.end() + _gap(view, token.end(), parts, plain=plain)
         if at == token.end():
             break
@@ -62,14 +69,17 @@ def take(view: str, at: int, *, sure: bool = False, plain: bool = False, most: i
         parts.pop()
     if not parts or is_eponym(view, end, parts):
         return end, []
-    suffix = SUFFIX.match(view, end)
+    suffix = SUFFIX.match(view, end) if view[end : end + 1] in _SUFFIX_BEGINS else None
     return (suffix.end() if suffix else end), parts
 
 
 def is_eponym(view: str, end: int, parts: list[str]) -> bool:
     """Say whether the words that end at `end` name a disease, a tool or a procedure."""
-    follows = context.NEXT_WORD.match(view, end)
-    named = " ".join(parts) in context.PHRASES or context.ZH_NOUN.match(view, end) is not None
+    behind = view[end : end + 2]
+    follows = context.NEXT_WORD.match(view, end) if behind[:1] in _NEXT_BEGINS else None
+    named = " ".join(parts) in context.PHRASES or (
+        not behind.isascii() and context.ZH_NOUN.match(view, end) is not None
+    )
     return named or (follows is not None and follows[1].lower() in CLINICAL_NOUNS)
 
 

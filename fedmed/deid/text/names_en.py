@@ -106,16 +106,22 @@ def _after_labels(view: str, lower: str, *, plain: bool) -> Iterator[Span]:
 
 
 _LABEL_ENDS = frozenset(label[-1] for label in context.LABELS)
+_LABEL_LAST_WORDS = frozenset(label.split()[-1] for label in context.LABELS)
 _LABEL_SIZES = sorted({len(label) for label in context.LABELS}, reverse=True)
 
 
 def _label_before(lower: str, at: int) -> str | None:
     """Return the label that ends at `at`, if one does: the longest, at the start of a word."""
-    if aside := context.ASIDE.search(lower, max(0, at - 24), at):
+    if ")" in lower[max(0, at - 2) : at] and (aside := context.ASIDE.search(lower, max(0, at - 24), at)):
         at = aside.start()
     while at and lower[at - 1] == " ":
         at -= 1
-    if lower[at - 1 : at] not in _LABEL_ENDS or not lower.endswith(context.LABELS, 0, at):
+    if lower[at - 1 : at] not in _LABEL_ENDS:
+        return None
+    last = lower[max(0, at - _LABEL_SIZES[0] - 1) : at].split()[-1:]
+    if last and last[0].isalpha() and last[0] not in _LABEL_LAST_WORDS:
+        return None  # no label ends in this whole word, and one that ends inside it doesn't begin a word
+    if not lower.endswith(context.LABELS, 0, at):
         return None
     label = next(end for size in _LABEL_SIZES if (end := lower[max(0, at - size) : at]) in context.ROLE_OF)
     start = at - len(label)
@@ -195,7 +201,7 @@ def _with_endings(view: str, *, plain: bool) -> Iterator[Span]:
         clean = all(token[0].rstrip(".").lower() not in NOT_NAMES or len(token[0]) <= 2 for token in tokens)
         if tokens and clean and (len(tokens) >= 2 or match["comma"]) and len(tokens[-1][0]) > 1:
             yield _span(tokens[0].start(), match.end("name"), "doctor")
-    for match in context.AGED.finditer(view) if not plain else ():
+    for match in context.AGED.finditer(view) if not plain and context.AGE_SIGN.search(view) else ():
         start = match.start()
         if view[start - 1 : start].isalpha():
             continue
@@ -208,7 +214,7 @@ def _first_names(view: str, lower: str, *, plain: bool) -> Iterator[Span]:
     at = 0
     for match in context.CAPITAL.finditer(view):
         first = lower[match.start() : match.end()]
-        if match.start() < at or first not in FIRST_NAMES:
+        if first not in FIRST_NAMES or match.start() < at:
             continue
         end, parts = take(view, match.start(), sure=True, plain=plain, most=2 if plain else 4)
         capitals = match[0].isupper()

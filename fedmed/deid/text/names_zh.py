@@ -172,7 +172,7 @@ def _may_be_given(character: str) -> bool:
     return character == "某" or (bool(_RUN.match(character)) and character != "·" and character not in words.NOT_GIVEN)
 
 
-_COLON = re.compile(rf"(?<=[{CJK})])[:] ?(?=[{CJK}])")
+_COLON = re.compile(rf":(?<=[{CJK})]:) ?(?=[{CJK}])")
 
 
 def _after_colon(view: str) -> Iterator[Span]:
@@ -243,11 +243,11 @@ def _bare(view: str) -> Iterator[Span]:
     """Names that open a clause and are followed by what people do, and names alone on a line or after its date."""
     for match in _OPENING.finditer(view):
         at = match.start()
-        before = view[max(0, at - 8) : at].rstrip(" ")[-1:]
         size = _surname(view, at)
         first = at + size
         if not _is_given(view, first) or _TITLE.match(view, first):
             continue
+        before = view[max(0, at - 8) : at].rstrip(" ")[-1:]
         for end in (first + 2, first + 1) if _is_given(view, first + 1) else (first + 1,):
             given = view[first:end]
             signed = before == FILLER and (size == 2 or len(given) == 2 or view[at] in words.STRONG_SURNAMES)

@@ -38,6 +38,7 @@ from fedmed.errors import UsageError
 if TYPE_CHECKING:
     from fedmed.deid.text.tagger import Tagger
 
+_NOTHING = FILLER + " \n"
 _CJK = re.compile(f"[{CJK}]")
 _LATIN = re.compile("[A-Za-z]{2}")
 
@@ -113,8 +114,10 @@ class NoteCleaner:
             done += [date.span for date in find_dates(_flat(reading_of(lay_out(reading.view))))]
         known = _known_words(patient, names)
         view, found, dates = fill(reading.view, done), list[Span](), dict[tuple[int, int], WrittenDate]()
+        in_cells: dict[tuple[str, str], list[Span]] = {}
         while True:
-            laid = reading_of(lay_out(view))
+            laid_out = lay_out(view)
+            laid = reading if laid_out == reading.view else reading_of(laid_out)
             now, flat = laid.replaced("\t", "\n"), _flat(laid)
             written = find_dates(flat)
             dates |= {(date.span.start, date.span.end): date for date in written}
@@ -122,7 +125,7 @@ class NoteCleaner:
                 *_known(now, known),
                 *(date.span for date in written),
                 *self._voices(now, flat),
-                *self._in_cells(view),
+                *self._in_cells(view, in_cells),
             ]
             new = [span for span in set(voices) if span.kind in self.options.kinds and self._masks(view, span)]
             if not new:
@@ -134,7 +137,7 @@ class NoteCleaner:
         """Yield what each voice finds in a note: names line by line, all else with lines joined."""
         yield from find_identifiers(flat)
         yield from find_ages(flat)
-        if "zh" in self.options.languages and not flat.view.isascii() and _CJK.search(flat.view):
+        if "zh" in self.options.languages and not flat.ascii and _CJK.search(flat.view):
             yield from places_zh.find_places(flat.view)
             yield from names_zh.find_names(lines.view)
         if "en" in self.options.languages and _LATIN.search(flat.view):
@@ -147,25 +150,33 @@ class NoteCleaner:
         if self._tagger is not None:
             yield from self._tagger.find(lines.view)
 
-    def _in_cells(self, view: str) -> Iterator[Span]:
-        """Yield what the rules find in the cells of tables, each read with its heading."""
+    def _in_cells(self, view: str, known: dict[tuple[str, str], list[Span]]) -> Iterator[Span]:
+        """Yield what the rules find in the cells of tables, each read with its heading; `known`: found before."""
         for cell in cells(view):
+            if not cell.text.strip(_NOTHING):
+                continue  # masked already, and so would be whatever is found
             heading = f"{cell.label}: "
-            reading = reading_of(heading + cell.text)
-            found = [date.span for date in find_dates(reading)] + [*find_identifiers(reading), *find_ages(reading)]
-            if "zh" in self.options.languages:
-                found += [*places_zh.find_places(reading.view), *names_zh.find_names(reading.view)]
-            if "en" in self.options.languages:
-                found += [*places_en.find_places(reading, reading), *names_en.find_names(reading)]
+            found = known.get((heading, cell.text))
+            if found is None:
+                found = known[heading, cell.text] = self._in_cell(heading, cell.text)
+            moved = cell.start - len(heading)
             for span in found:
-                if span.start >= len(heading):
-                    moved = cell.start - len(heading)
-                    yield Span(start=span.start + moved, end=span.end + moved, kind=span.kind, role=span.role)
+                yield Span(start=span.start + moved, end=span.end + moved, kind=span.kind, role=span.role)
+
+    def _in_cell(self, heading: str, text: str) -> list[Span]:
+        """Return what the rules find in a cell behind its heading."""
+        reading = reading_of(heading + text)
+        found = [date.span for date in find_dates(reading)] + [*find_identifiers(reading), *find_ages(reading)]
+        if "zh" in self.options.languages:
+            found += [*places_zh.find_places(reading.view), *names_zh.find_names(reading.view)]
+        if "en" in self.options.languages:
+            found += [*places_en.find_places(reading, reading), *names_en.find_names(reading)]
+        return [span for span in found if span.start >= len(heading)]
 
     def _masks(self, view: str, span: Span) -> bool:
         """Say whether a span covers anything that is not masked yet and not allowed."""
         text = view[span.start : span.end]
-        return text not in self.options.allowed and bool(text.strip(FILLER + " \n"))
+        return text not in self.options.allowed and bool(text.strip(_NOTHING))
 
     def _moved(
         self, view: str, shown: str, spans: list[Span], dates: Mapping[tuple[int, int], WrittenDate], patient: str

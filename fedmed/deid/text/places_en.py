@@ -11,10 +11,19 @@ What it does not do: lone cities without state or context; employers.
 """
 
 import re
+import string
 from collections.abc import Iterator
+from itertools import chain
 
 from fedmed.deid.text.lexicon_en import NO_PLACES, NOT_NAMES
-from fedmed.deid.text.patterns import WordSearch, at_word_start, listed
+from fedmed.deid.text.patterns import (
+    PlacedSearch,
+    WordSearch,
+    at_word_start,
+    back_by_spaces,
+    digit_runs,
+    listed,
+)
 from fedmed.deid.text.reading import Reading
 from fedmed.deid.text.spans import Kind, Span
 
@@ -43,23 +52,62 @@ _REST = (
     rf"?#?[A-Za-z0-9\-]+)?(?:[,\n ]{{1,3}}{_CAP}(?: {_CAP}){{0,2}})?(?:,? "
     rf"(?:{_STATES}|{_STATE_NAMES})(?![A-Za-z]))?(?:,? (?:[A-Z][a-z] )?{_ZIP})?"
 )
-_STREET = re.compile(
+
+
+def _before_words(view: str) -> Iterator[int]:
+    """Yield where the number of a house can begin: a capital, a hyphen, or a space and then one or a digit follows."""
+    for start, end in digit_runs(view):
+        behind = view[end : end + 2]
+        if end - start <= _HOUSE_DIGITS and (behind[:1] in _BEHIND_HOUSE or behind in _BEHIND_HOUSE):
+            yield start
+
+
+_HOUSE_DIGITS = 6
+_BEHIND_HOUSE = frozenset(["-", *string.ascii_uppercase, *(f" {c}" for c in string.ascii_uppercase + string.digits)])
+_STREET = PlacedSearch(
     rf"[0-9](?<![0-9A-Za-z.,/].)[0-9]{{0,5}}[A-Z]?(?:-[0-9]+)? (?:[NSEW]{{1,2}}\.? |North |South |East "
     rf"|West )?(?:(?:{_CAP}|[0-9]{{1,3}}(?:st|nd|rd|th)) ){{1,"
     rf"4}}(?:{_STREET_TYPES}|{_STREET_TYPES.upper()}|street|avenue|road|lane"
-    rf"|boulevard)(?![A-Za-z])\.?(?: [NSEW]{{1,2}}(?![A-Za-z]))?{_REST}"
+    rf"|boulevard)(?![A-Za-z])\.?(?: [NSEW]{{1,2}}(?![A-Za-z]))?{_REST}",
+    _before_words,
 )
 _BOX = re.compile(rf"(?:P\.? ?O\.? ?Box|PO BOX|Post Office Box) [0-9]+{_REST}")
-_CITY_STATE = re.compile(
+_CITY_END = re.compile(rf",[ \n]?(?:(?:{_STATES})(?![A-Za-z])|{_STATE_NAMES})")
+
+
+def _before_states(view: str) -> Iterator[int]:
+    """Yield where a city before a state can begin: three words and a preposition stand before the comma at most."""
+    at = 0
+    for end in _CITY_END.finditer(view):
+        first = max(at, back_by_spaces(view, end.start(), 4))
+        at = end.start()
+        yield from (start for start in range(first, at) if "A" <= view[start] <= "Z" or view[start] in "ifant")
+
+
+_CITY_STATE = PlacedSearch(
     rf"(?P<where>(?:in|from|at|near|to) )?[A-Z](?<![A-Za-z].)(?:[a-z]+|[A-Z]{{3,}})(?<![A-Z]\.)(?: {_CAP}){{0,2}},[ "
     rf"\n]?(?:(?:{_STATE_NAMES})(?![a-z])(?:,? {_ZIP})?"
-    rf"|(?P<degree>MD|PA|MA|MS)(?![A-Za-z])(?P<zip>,? {_ZIP})?|(?:{_STATES})(?![A-Za-z])(?:,? {_ZIP})?)"
+    rf"|(?P<degree>MD|PA|MA|MS)(?![A-Za-z])(?P<zip>,? {_ZIP})?|(?:{_STATES})(?![A-Za-z])(?:,? {_ZIP})?)",
+    _before_states,
 )
 _FROM_STATE = re.compile(
     rf"(?:(?:from|in|of|to) |: ?(?=[^\n,]{{2,24}} (?!MD|PA|MA"
     rf"|MS)[A-Z]{{2}}(?![A-Za-z])))(?P<place>[A-Z][a-z]+(?: {_CAP})?,? (?:{_STATES})(?![A-Za-z]))"
 )
-_STATE_ZIP = re.compile(rf"{at_word_start([*_STATES.split('|'), *_STATE_NAMES.split('|')], border='A-Za-z')},? {_ZIP}")
+_LONGEST_STATE = max(map(len, _STATE_NAMES.split("|")))
+
+
+def _before_zips(view: str) -> Iterator[int]:
+    """Yield where a state before a ZIP code can begin."""
+    for start, end in digit_runs(view):
+        if end - start == _ZIP_DIGITS and view[start - 1 : start] == " ":
+            yield from (at for at in range(max(0, start - _LONGEST_STATE - 2), start) if "A" <= view[at] <= "Z")
+
+
+_ZIP_DIGITS = 5
+_STATE_ZIP = PlacedSearch(
+    rf"{at_word_start([*_STATES.split('|'), *_STATE_NAMES.split('|')], border='A-Za-z')},? {_ZIP}", _before_zips
+)
 _LABELS = listed(
     "home address,mailing address,street address,address,residence,city,town,county,employer,place of birth,birthplace,"
     "school",
@@ -92,17 +140,29 @@ _KINDS = (
     "|Assisted Living|Manor|General|Memorial|Medical College"
     "|Medical School|School of Medicine|VAMC|Institute|Laboratories|Pharmacy"
 )
-_HOSPITAL = re.compile(
+_HOSPITAL_WORD = re.compile(rf"(?:{_KINDS})(?![A-Za-z])")
+
+
+def _before_kinds(view: str) -> Iterator[int]:
+    """Yield where the name of a hospital can begin: six words stand before Hospital, Clinic … at most."""
+    at = 0
+    for kind in _HOSPITAL_WORD.finditer(view):
+        first = max(at, back_by_spaces(view, kind.start(), 7))
+        at = kind.end()
+        yield from (start for start in range(first, at) if "A" <= view[start] <= "Z")
+
+
+_HOSPITAL = PlacedSearch(
     rf"(?P<head>[A-Z](?<![A-Za-z'.].)[A-Za-zÀ-ɏ'\-.]*(?: (?:{_CAP}|&|of|and|the|de|[A-Z]\.)){{0,5}}? "
     rf")(?P<kind>{_KINDS})(?![A-Za-z])(?: (?:Hospital|Medical Cent(?:er|re)|Clinic|Health "
-    rf"System)(?![A-Za-z]))?(?: (?:of|at|in|for) (?:the )?{_CAP}(?: {_CAP}){{0,3}})?"
+    rf"System)(?![A-Za-z]))?(?: (?:of|at|in|for) (?:the )?{_CAP}(?: {_CAP}){{0,3}})?",
+    _before_kinds,
 )
 _PLAIN_OF = re.compile(rf"University Of (?:{_CAP} ){{1,3}}(?:{_KINDS})(?![A-Za-z])")
 _PLAIN_CITY = re.compile(
     rf"(?:from|in|of|to|at|:|\|) ?(?P<place>[a-z]+(?: [a-z]+)?, (?:{_STATES.lower()})(?![a-z])(?:,? {_ZIP})?)"
 )
 _BEFORE = re.compile(r"(?:^|(?<= ))(?:To|At|From|In|By|With|The|For|Was|Is|On|Via|And)(?= ) ")
-_HOSPITAL_WORD = re.compile(rf"(?:{_KINDS})(?![A-Za-z])")
 _OF = re.compile(
     rf"(?:Hospital|University|Children's Hospital|Hospital and Clinics|Clinic|Institute|College) (?:of"
     rf"|for) (?:the )?{_CAP}(?:(?: (?:of|and|the|at|for)| &)? {_CAP}){{0,5}}"
@@ -136,9 +196,7 @@ _GENERIC = frozenset(
 )
 
 _BEFORE_NAME = (_GENERIC | NOT_NAMES) - _OPENING
-_ZIP_DIGITS = re.compile("[0-9]{5}")
-_CITY_END = re.compile(r",[ \n]?[A-Z]")
-_TWO_CAPITALS = re.compile("[A-Z](?<= .)[A-Z](?![A-Za-z])")
+_TWO_CAPITALS = re.compile("[A-Z](?<=[A-Za-z,] .)[A-Z](?![A-Za-z])")
 
 
 def find_places(lines: Reading, flat: Reading) -> list[Span]:
@@ -151,7 +209,7 @@ def find_places(lines: Reading, flat: Reading) -> list[Span]:
     found = [*_hospitals(lines), *_after_words(lines.view, lines.lower)]
     if "\n" in lines.view:
         found += [span for span in _hospitals(flat) if "\n" in lines.view[span.start : span.end]]
-    for match in _CITY_STATE.finditer(lines.view) if _CITY_END.search(lines.view) else ():
+    for match in _CITY_STATE.finditer(lines.view):
         if not match["degree"] or match["where"] or match["zip"]:  # "Roe, MD" is no town in Maryland
             found.append(_span(match.end("where") if match["where"] else match.start(), match.end(), "ADDRESS"))
     if _TWO_CAPITALS.search(lines.view):
@@ -159,9 +217,9 @@ def find_places(lines: Reading, flat: Reading) -> list[Span]:
     view = flat.titled
     if flat.plain:
         found += [_span(*match.span("place"), "ADDRESS") for match in _PLAIN_CITY.finditer(flat.lower)]
-    boxed, zipped = "Box" in view or "BOX" in view, _ZIP_DIGITS.search(view) is not None
-    for pattern in (_STREET, *([_BOX] if boxed else []), *([_STATE_ZIP] if zipped else [])):
-        found += [_span(match.start(), match.end(), "ADDRESS") for match in pattern.finditer(view)]
+    boxes = _BOX.finditer(view) if "Box" in view or "BOX" in view else ()
+    for match in chain(_STREET.finditer(view), boxes, _STATE_ZIP.finditer(view)):
+        found.append(_span(match.start(), match.end(), "ADDRESS"))
     return found
 
 
@@ -171,7 +229,7 @@ def _span(start: int, end: int, kind: Kind) -> Span:
 
 def _hospitals(lines: Reading) -> Iterator[Span]:
     view, plain = lines.titled, lines.plain
-    for match in _HOSPITAL.finditer(view) if _HOSPITAL_WORD.search(view) else ():
+    for match in _HOSPITAL.finditer(view):
         start, text = match.start(), match["head"]
         if plain:  # no capital says where the name begins; a preposition may
             for preposition in _BEFORE.finditer(text):

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 
 from fedmed.deid.divisions import CITIES, PROVINCE_CODES
-from fedmed.deid.text.patterns import any_of, listed
+from fedmed.deid.text.patterns import PlacedSearch, any_of, by_first, listed
 from fedmed.deid.text.reading import CJK
 from fedmed.deid.text.spans import Span
 
@@ -48,10 +48,12 @@ _ESTATE = (
 _REST = rf"(?:{_UNIT}){{0,4}}(?:{_STREET})?(?:{_DOOR})?(?:{_ESTATE}(?={_DOOR}))?(?:{_DOOR}){{0,5}}"
 _CITY_START = "".join(sorted({name[0] for name in [*_CITY_NAMES, *_PROVINCE_SHORT]}))
 _CITY_SECOND = "".join(sorted({name[1] for name in [*_CITY_NAMES, *_PROVINCE_SHORT]}))
-_CHAIN = re.compile(
-    rf"(?=[{_CITY_START}][{_CITY_SECOND}])(?:(?:{_PROVINCE})(?:{_CITY})?|(?:{_CITY}))"
+_CITY_SIGN = re.compile(rf"[{_CITY_START}](?=[{_CITY_SECOND}])")
+_CHAIN = PlacedSearch(
+    rf"(?:(?:{_PROVINCE})(?:{_CITY})?|(?:{_CITY}))"
     rf"(?:(?P<more>(?:{_UNIT}){{1,4}}(?:{_STREET})?"
-    rf"|{_STREET}(?={_DOOR}))(?:{_DOOR})?(?:{_ESTATE}(?={_DOOR}))?(?:{_DOOR}){{0,5}})?"
+    rf"|{_STREET}(?={_DOOR}))(?:{_DOOR})?(?:{_ESTATE}(?={_DOOR}))?(?:{_DOOR}){{0,5}})?",
+    lambda view: [sign.start() for sign in _CITY_SIGN.finditer(view)],
 )
 _THREE_LEVELS = re.compile(
     rf"[{_H}]{{2,5}}?{_NOT_PLACE}市[{_H}]{{1,5}}?(?:区|县|市|旗)(?:{_UNIT}){{0,"
@@ -80,8 +82,12 @@ LABELS = listed(
     " 单位名称 就业单位 就读学校 通讯地址 通信地址 联系地址 邮寄地址 邮政编码 邮编 来源地 现居"
 )
 _LABEL = re.compile(
-    rf"(?:{any_of(LABELS)})(?:\([^()\n]{{0,8}}\))? ?[:=为是][ ]*|(?:家住|现住(?!院)|居住[于在]"
-    rf"|住[于在](?!院)|患者住(?!院)|户籍在|户口在)"
+    by_first(
+        [
+            *(rf"{label}(?:\([^()\n]{{0,8}}\))? ?[:=为是][ ]*" for label in sorted(LABELS, key=len, reverse=True)),
+            *listed("家住 现住(?!院) 居住[于在] 住[于在](?!院) 患者住(?!院) 户籍在 户口在"),
+        ]
+    )
 )
 _VALUE = re.compile(rf"[{CJK}0-9A-Za-z#\-()·]+(?: (?=[0-9])[0-9A-Za-z\-]+ ?[{CJK}0-9A-Za-z#\-()·]*)*")
 _PLACE_END = re.compile(r".*(?:市|区|县|镇|乡|村|路|街|巷|弄|号|栋|幢|室|苑|省|州|旗|花园|公寓|组|屯|楼|单元)")

@@ -40,6 +40,8 @@ _TABLE: dict[int, str] = (
     | {ord(FILLER): "\ufffd"}
 )
 
+_OTHERS = frozenset(map(chr, _TABLE))  # no plain form is one of them, so that the order of replacing doesn't matter
+
 _CAPITAL, _SMALL = string.ascii_uppercase.encode(), string.ascii_lowercase.encode()
 
 
@@ -52,6 +54,7 @@ class Reading:
         lower: The view in small letters, equally long.
         titled: The view, with a capital on every word if `plain`.
         plain: Whether the note has capitals throughout or nowhere, so that they tell nothing.
+        ascii: Whether the view is ASCII but for what is masked.
         origins: Where each character of the view is in the note; None where the indices are the same.
     """
 
@@ -59,6 +62,7 @@ class Reading:
     lower: str
     titled: str
     plain: bool
+    ascii: bool
     origins: tuple[int, ...] | None = None
 
     def in_note(self, span: Span) -> Span:
@@ -75,6 +79,7 @@ class Reading:
             lower=self.lower.replace(old, new),
             titled=self.titled.replace(old, new),
             plain=self.plain,
+            ascii=self.ascii,
             origins=self.origins,
         )
 
@@ -82,7 +87,8 @@ class Reading:
 def reading_of(view: str, origins: tuple[int, ...] | None = None) -> Reading:
     """Return the reading of a view."""
     titled, plain = cased(view)
-    return Reading(view=view, lower=lowered(view), titled=titled, plain=plain, origins=origins)
+    ascii_only = view.isascii() or view.replace(FILLER, "").isascii()
+    return Reading(view=view, lower=lowered(view), titled=titled, plain=plain, ascii=ascii_only, origins=origins)
 
 
 def read(note: str) -> Reading:
@@ -94,15 +100,22 @@ def read(note: str) -> Reading:
     Raises:
         DataError: The note holds half a surrogate pair.
     """
-    if _SURROGATE.search(note):
+    if not note.isascii() and _SURROGATE.search(note):
         raise DataError("note: expected Unicode text, got half a surrogate pair; decode the source file again")
     origins = None
     if _INVISIBLE.search(note):
         hidden = {match.start() for match in _INVISIBLE.finditer(note)}
         origins = tuple(index for index in range(len(note)) if index not in hidden)
         note = _INVISIBLE.sub("", note)
-    view = note if note.isascii() else _DOT.sub("·", note).translate(_TABLE)
+    view = note if note.isascii() else _one_spelling(_DOT.sub("·", note))
     return reading_of(view, origins)
+
+
+def _one_spelling(text: str) -> str:
+    """Return `text` with the plain form of each character; few are another's form, so each of these is replaced."""
+    for character in _OTHERS.intersection(text):
+        text = text.replace(character, _TABLE[ord(character)])
+    return text
 
 
 def cased(view: str) -> tuple[str, bool]:

@@ -45,24 +45,30 @@ def merge(spans: Iterable[Span]) -> list[Span]:
     [(0, 9, 'RECORD')]
     """
     merged: list[Span] = []
+    end = 0
     for span in sorted(spans, key=lambda span: (span.start, -span.end)):
-        if merged and span.start < merged[-1].end:
+        if span.start < end:
             merged[-1] = _union(merged[-1], span)
+            end = max(end, span.end)
         else:
             merged.append(span)
+            end = span.end
     return merged
 
 
 def fill(text: str, spans: Iterable[Span]) -> str:
     """Return `text`, equally long, with every covered character replaced by `FILLER`."""
-    pieces, at = [], 0
-    for span in merge(spans):
-        pieces += [text[at : span.start], FILLER * (span.end - span.start)]
-        at = span.end
+    pieces, at = list[str](), 0
+    for start, end in sorted([(span.start, span.end) for span in spans]):
+        if end > at:
+            pieces += (text[at:start], FILLER * (end - max(start, at)))
+            at = end
     return "".join([*pieces, text[at:]])
 
 
 def _union(one: Span, other: Span) -> Span:
+    if other.end <= one.end and other.kind == one.kind and other.role == one.role:
+        return one
     kind = min(one.kind, other.kind, key=KINDS.index)
     role = min(one.role, other.role, key=ROLES.index)
     return Span(start=one.start, end=max(one.end, other.end), kind=kind, role=role)

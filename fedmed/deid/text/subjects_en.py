@@ -24,7 +24,7 @@ from fedmed.deid.text.lexicon_en import (
     WORDS_NOT_FIRST,
 )
 from fedmed.deid.text.name_shape_en import CREDENTIAL, is_person, is_word, take
-from fedmed.deid.text.patterns import WordSearch, any_of, listed
+from fedmed.deid.text.patterns import WordSearch, listed
 from fedmed.deid.text.spans import Role, Span
 
 _VERBS = listed(
@@ -42,8 +42,8 @@ _PLAIN_VERBS = listed(
     "was told,was instructed to,was taken to the,was transferred from,was brought in,was accompanied",
     by=",",
 )
-_VERB = re.compile(rf"[ \n](?:{any_of(_VERBS)})(?![a-z])")
-_PLAIN_VERB = re.compile(rf"[ \n](?:{any_of(_PLAIN_VERBS)})(?![a-z])")
+_VERB = WordSearch(_VERBS, lead="[ \n]", longest_lead=1, rest="(?![a-z])")
+_PLAIN_VERB = WordSearch(_PLAIN_VERBS, lead="[ \n]", longest_lead=1, rest="(?![a-z])")
 _OPENS = re.compile(r"(?:(?:^|[.!?;:\n]) *|[0-9]{1,2}:[0-9]{2}(?: ?[AaPp]\.?[Mm]\.?)? )(?=[A-ZÀ-Þ])")
 _WORD = rf"{context.NAME_WORD}(?:'s)?"
 _SUBJECT = re.compile(
@@ -66,7 +66,9 @@ _SIGNED_OFF = re.compile(
 )
 _NO_LABELS = listed("s,staff,contact,client,friend,partner,son,mother,father,dr", by=",")
 _BARE = sorted(set(context.ROLE_OF) - set(_NO_LABELS))
-_BARE_LABEL = re.compile(rf"(?:(?m:^)|[\t|;] ?|  |\. )(?P<label>{any_of(_BARE)}) {{1,2}}(?=[a-z])")
+_BARE_LABEL = WordSearch(
+    map(re.escape, _BARE), lead=r"(?:(?m:^)|[\t|;] ?|  |\. )", longest_lead=2, group="label", rest=" {1,2}(?=[a-z])"
+)
 _RUNNING = listed(
     "surgeon,assistant,attending,attending physician,physician,anesthesia,anesthesiologist,signed,dictated by,"
     "transcribed by,sincerely,cc,consultant,referring physician,primary care physician,cosigned,resident physician",

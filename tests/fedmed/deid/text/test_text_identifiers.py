@@ -86,3 +86,8 @@ def test_identifiers_are_found(note: str, kind: str, text: str) -> None:
 def test_clinical_numbers_stay(note: str) -> None:
     """Measurements, codes, ratios, times and doses are no identifiers."""
     assert [text for kind, text in found(note) if "978" not in text] == []
+
+
+def test_a_letter_before_a_network_address_ends_no_note() -> None:
+    """An address that a letter stands right before is masked as any other is."""
+    assert found("server e10.0.0.12 was down") == [("URL", "e10.0.0.12")]

@@ -147,3 +147,10 @@ def test_places_are_found(note: str, expected: list[str]) -> None:
 def test_words_are_no_places(note: str) -> None:
     """Hospitals in general, parts of the body and states alone stay."""
     assert places(note) == []
+
+
+def test_a_letter_with_a_longer_small_form_moves_no_border() -> None:
+    """İ becomes two characters in small letters; a name ends where it is written, at a note's end too."""
+    note = "Seen by Dr. Demirİ at noon, then by Dr. Kaya-Demirİ"
+    assert en(note) == ["Demirİ", "Kaya-Demirİ"]
+    assert max(span.end for span in names_en.find_names(read(note))) == len(note)
