@@ -26,6 +26,7 @@ from fedmed.audit import ChainLog
 from fedmed.crypto.seal import SEALED_SUFFIX, Seal
 from fedmed.deid.anonymity import Recoding, find_recoding
 from fedmed.deid.cells import NO_KEY, NOT_ALLOWED, Parsed, parse_cells
+from fedmed.deid.outgoing import Written
 from fedmed.deid.policy import AGE_CAP, AGE_LIMIT, Action, ColumnFacts, DeidPolicy, SchemaFacts, check_fit
 from fedmed.deid.pseudonyms import Pseudonyms, normalise
 from fedmed.deid.readers import Batch, SqlTable, TableReader, open_table
@@ -33,7 +34,7 @@ from fedmed.deid.rejected import WHOLE_ROW, Rejected
 from fedmed.deid.report import DeidReport
 from fedmed.deid.spill import Spill
 from fedmed.deid.text_cells import NOT_CLEANED, TextCleaner, cleaned_cells
-from fedmed.deid.writing import Written, write_table
+from fedmed.deid.writing import write_table
 from fedmed.errors import DataError, UsageError
 from fedmed.files import write_atomic
 

@@ -13,31 +13,20 @@ Rules:
 What it does not do: choose levels (see `anonymity`), or log.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, cast
 
 import polars as pl
 from polars.io.plugins import register_io_source
 
-from fedmed.crypto.seal import Seal, SealingWriter
+from fedmed.crypto.seal import Seal
 from fedmed.deid.anonymity import Recoding
 from fedmed.deid.hierarchies import SUPPRESSED, as_dates, as_numbers
+from fedmed.deid.outgoing import Written, outgoing
 from fedmed.deid.spill import Spill
-from fedmed.files import replacing
 
 _ROW_GROUP = 122_880  # fixed, so that the bytes don't depend on how the rows were batched
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
-    """Where a table lies, sealed or not, and what it is when it can be read."""
-
-    path: Path
-    sha256: str
-    size_bytes: int
 
 
 def write_table(
@@ -66,28 +55,9 @@ def write_table(
 
     schema = next(rows()).schema
     frames = register_io_source(lambda *_: rows(), schema=schema, is_pure=True)
-    with replacing(path) as file:
-        sealing = None if seal is None else SealingWriter(file, seal)
-        hashing = _Hashing(file if sealing is None else sealing)
-        frames.sink_parquet(cast("IO[bytes]", hashing), row_group_size=_ROW_GROUP)
-        if sealing is not None:
-            sealing.finish()
-        return Written(path=path, sha256=hashing.digest.hexdigest(), size_bytes=hashing.size_bytes)
-
-
-class _Hashing:
-    """A file that is written only, and the SHA-256 and length of what was."""
-
-    def __init__(self, target: BinaryIO | SealingWriter) -> None:
-        self._target, self.digest, self.size_bytes = target, hashlib.sha256(), 0
-
-    def write(self, data: bytes) -> int:
-        self.digest.update(data)
-        self.size_bytes += len(data)
-        return self._target.write(data)
-
-    def flush(self) -> None:
-        self._target.flush()
+    with outgoing(path, seal) as file:
+        frames.sink_parquet(cast("IO[bytes]", file), row_group_size=_ROW_GROUP)
+        return file.written()
 
 
 def _typed(frame: pl.DataFrame, recoding: Recoding, kinds: Mapping[str, str]) -> pl.DataFrame:

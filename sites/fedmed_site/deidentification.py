@@ -37,6 +37,7 @@ from fedmed_site.data_keys import DataKeys
 from fedmed_site.deidentification_columns import COLUMNS_FILE, Columns, propose_columns, read_columns, write_proposal
 from fedmed_site.deidentification_formats import SetAsideError, kind_of
 from fedmed_site.deidentification_items import Done, Job, Setting
+from fedmed_site.deidentification_nifti import pair_of
 from fedmed_site.deidentification_policy import Choices
 from fedmed_site.deidentification_pool import clean_all
 from fedmed_site.deidentification_schema import SchemaColumns
@@ -56,6 +57,7 @@ from fedmed_site.manifest import (
     item_name,
     manifest_json,
     outputs,
+    pair_name,
     place_name,
     read_batch,
     records_of,
@@ -321,6 +323,7 @@ def options_digest(choices: Choices, columns: Columns | SchemaColumns, batch: Ba
         {
             "table": choices.table.digest,
             "dicom": choices.dicom.digest,
+            "nifti": choices.nifti.digest,
             "text": choices.text.digest,
             "columns": columns.digest,
             "dicom_table": table_digest(),
@@ -338,7 +341,21 @@ def _jobs(
     for relative, path in files():
         item = item_name(relative, pseudonyms)
         stem = f"{item[:2]}/{item}" if request.names == "keyed" else relative
-        yield Job(item=item, path=path, stem=f"{ITEMS_FOLDER}/{stem}", known=known.pop(item, None))
+        yield Job(
+            item=item,
+            path=path,
+            stem=f"{ITEMS_FOLDER}/{stem}",
+            pair=_pair(relative, request.names, pseudonyms),
+            known=known.pop(item, None),
+        )
+
+
+def _pair(relative: str, names: Naming, pseudonyms: Pseudonyms) -> str:
+    """Return the output of what is called like an image or a sidecar: under one name, so that tools find both."""
+    base, suffix = pair_of(relative)
+    name = pair_name(base, pseudonyms)
+    shared = relative if names == "same" else f"{name[:2]}/{name}{suffix}"
+    return f"{ITEMS_FOLDER}/{shared}" if suffix else ""
 
 
 def _finish(request: Request, setting: Setting, batch: Batch, log: ChainLog, run: _Run) -> Result:

@@ -1,4 +1,4 @@
-"""The engines for each kind of file: DICOM, tables, notes; content in, cleaned content out.
+"""The engines for each kind of file: DICOM, NIfTI, tables, notes; content in, cleaned content out.
 
 Why it exists: a hospital hands over a folder of everything. Each kind has its own engine, and this is
 the one place that knows which file goes to which.
@@ -26,12 +26,15 @@ from fedmed.deid.dicom.files import MAX_FILE_BYTES, clean_bytes, site_keys
 from fedmed.deid.dicom.quarantine import REASONS as DICOM_REASONS
 from fedmed.deid.dicom.quarantine import QuarantineError
 from fedmed.deid.dicom.table import table_digest
+from fedmed.deid.nifti.quarantine import REASONS as NIFTI_REASONS
+from fedmed.deid.nifti.quarantine import NiftiError
+from fedmed.deid.outgoing import Written
 from fedmed.deid.pseudonyms import Pseudonyms, normalise
 from fedmed.deid.readers import open_table
 from fedmed.deid.tabular import TABLE_FILE, clean_table
 from fedmed.deid.text import CleanedNote, NoteCleaner
-from fedmed.deid.writing import Written
 from fedmed.errors import FedMedError
+from fedmed_site import deidentification_nifti as nifti
 from fedmed_site.deidentification_columns import Columns
 from fedmed_site.deidentification_policy import Choices
 from fedmed_site.deidentification_schema import SchemaColumns
@@ -45,9 +48,10 @@ _PATIENT_FIELDS = ("patient", "patient_id", "mrn", "患者编号", "病案号")
 _NAME_FIELDS = ("name", "patient_name", "姓名")
 REASONS: Mapping[str, str] = {
     **DICOM_REASONS,
+    **NIFTI_REASONS,
     "symbolic-link": "a symbolic link is not followed",
     "not-a-file": "no regular file",
-    "unknown-kind": "neither DICOM, CSV, Parquet, TXT nor JSONL",
+    "unknown-kind": "neither DICOM, NIfTI, CSV, Parquet, TXT nor JSONL",
     "empty": "the file is empty",
     "encoding": "the text is neither UTF-8 nor GB18030, or holds control characters",
     "no-notes": "no line, or too few lines, are JSON objects with a `text`",
@@ -114,6 +118,8 @@ class Engines:
         size = path.stat().st_size
         if size == 0:
             raise SetAsideError("empty")
+        if kind in ("nifti", "sidecar"):
+            return self._nifti(path, kind, work, seal)
         if kind != "table" and size > (MAX_FILE_BYTES if kind == "dicom" else MAX_TEXT_BYTES):
             raise SetAsideError("too-large")
         if kind == "dicom":
@@ -134,6 +140,16 @@ class Engines:
         facts: dict[str, Scalar] = {f"actions.{name}": count for name, count in cleaned.actions.items()}
         facts |= {"sop_class": cleaned.sop_class, "pixels": cleaned.pixels}
         return Output(data=cleaned.data, file=None, facts=facts, table_digest=table_digest())
+
+    def _nifti(self, path: Path, kind: ItemKind, work: Path, seal: Seal | None) -> Output:
+        try:
+            if kind == "nifti":
+                written, facts = nifti.image(path, work / "image", options=self._choices.nifti, seal=seal)
+                return Output(data=b"", file=written, facts=facts)
+            data, facts = nifti.sidecar(path, options=self._choices.nifti, pseudonyms=self._pseudonyms)
+        except NiftiError as error:
+            raise SetAsideError(error.reason) from None
+        return Output(data=data, file=None, facts=facts)
 
     def _note(self, data: bytes) -> Output:
         cleaned = self._anonymous.clean(decoded(data), patient="")
@@ -222,6 +238,10 @@ def kind_of(path: Path) -> ItemKind:
     suffix = path.suffix.lower()
     if head[128:] == b"DICM" or suffix in _DICOM:
         return "dicom"
+    if (kind := nifti.kind_of(path)) is not None:
+        return kind
+    if nifti.is_half(path):
+        raise SetAsideError("nifti-pair")
     if suffix in _TABLES:
         return "table"
     if suffix == _NOTE:

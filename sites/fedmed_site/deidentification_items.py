@@ -27,6 +27,7 @@ from fedmed.deid.pseudonyms import Pseudonyms
 from fedmed.files import write_atomic
 from fedmed_site.deidentification_columns import Columns
 from fedmed_site.deidentification_formats import Engines, Output, SetAsideError
+from fedmed_site.deidentification_nifti import PAIRED, decisive
 from fedmed_site.deidentification_policy import Choices
 from fedmed_site.deidentification_schema import SchemaColumns
 from fedmed_site.manifest import Form, ItemKind, ItemRecord, Naming, place_name
@@ -36,9 +37,13 @@ _FULL_DISK = frozenset({28, 30, 122})
 _TRY_AGAIN = frozenset({"unforeseen", "unreadable"})
 """Reasons that may lie with the machine or this program, so that the next run tries again."""
 _CHUNK_BYTES = 1 << 20
-_SUFFIX: Mapping[ItemKind, str] = {"dicom": ".dcm", "table": ".parquet", "note": ".txt", "notes": ".jsonl"}
+_SUFFIX: Mapping[ItemKind, str] = {
+    "dicom": ".dcm", "nifti": ".nii", "sidecar": ".json", "table": ".parquet", "note": ".txt", "notes": ".jsonl",
+}  # fmt: skip
 _TOOL: Mapping[ItemKind, str] = {
     "dicom": "fedmed.deid.dicom",
+    "nifti": "fedmed.deid.nifti",
+    "sidecar": "fedmed.deid.nifti",
     "table": "fedmed.deid.tabular",
     "note": "fedmed.deid.text",
     "notes": "fedmed.deid.text",
@@ -67,11 +72,16 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One file: its keyed name, where it is, its output below `out` without a suffix, and its last record."""
+    """One file: its keyed name, where it is, its output below `out` without a suffix, and its last record.
+
+    `pair` is where the output lies if the file is an image or a sidecar, which share a name; nothing where it is
+    called like neither.
+    """
 
     item: str
     path: Path
     stem: str
+    pair: str
     known: ItemRecord | None
 
 
@@ -102,7 +112,7 @@ class Cleaner:
         fingerprint = ""
         try:
             kind = self._engines.kind_of(job.path)
-            fingerprint = self._fingerprint(job.path)
+            fingerprint = self._fingerprint(job.path, *decisive(kind, job.path))
             if job.known is not None and self._is_done(job, job.known, fingerprint):
                 return Done(record=job.known, fresh=False)
             with self._folder() as work:
@@ -128,11 +138,13 @@ class Cleaner:
         except OSError:
             return ""
 
-    def _fingerprint(self, path: Path) -> str:
+    def _fingerprint(self, *paths: Path) -> str:
+        """Return the keyed hash of a file, and of what else decides about it."""
         keyed_hash = self._pseudonyms.content_hash()
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                keyed_hash.update(chunk)
+        for path in paths:
+            with path.open("rb") as file:
+                while chunk := file.read(_CHUNK_BYTES):
+                    keyed_hash.update(chunk)
         return keyed_hash.hexdigest()
 
     def _is_done(self, job: Job, known: ItemRecord, fingerprint: str) -> bool:
@@ -229,6 +241,8 @@ class Cleaner:
         )
 
     def _relative(self, job: Job, kind: ItemKind) -> str:
+        if kind in PAIRED:
+            return job.pair + (SEALED_SUFFIX if self.setting.form == "sealed" else "")
         return job.stem + suffix_of(job.stem, kind, self.setting.form)
 
     def _target(self, job: Job, kind: ItemKind) -> Path:
@@ -243,7 +257,8 @@ class Cleaner:
         Under the source's own names another suffix may be another item's, so only the item's own kinds count.
         """
         kinds = set(_SUFFIX) if self.setting.names == "keyed" else {kind, job.known.kind if job.known else kind}
-        return [path for one in sorted(kinds - {"other"}) if (path := self._target(job, one)).exists()]
+        impossible = {"other"} if job.pair else {"other", *PAIRED}
+        return [path for path in sorted({self._target(job, one) for one in kinds - impossible}) if path.exists()]
 
     def _copy(self, job: Job) -> Path:
         return self.setting.quarantine / f"{job.item}{SEALED_SUFFIX}"

@@ -6,7 +6,7 @@ Rules:
     * A name is one of the shipped presets; anything else is a YAML file with the same keys.
     * The date mode holds everywhere: `shift` moves dates by the same keyed days in all kinds of file; any other mode
       removes them from DICOM and masks them in notes, because those kinds know no coarser date.
-    * A site's own file may add the sections `dicom` and `text`. A file that bears a shipped name may not: its
+    * A site's own file may add the sections `dicom`, `nifti` and `text`. A file that bears a shipped name may not: its
       name must go on meaning what it says.
 
 What it does not do: decide about the columns of a table (see `deidentification_columns`).
@@ -15,11 +15,13 @@ What it does not do: decide about the columns of a table (see `deidentification_
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Final
 
 import yaml
 
 from fedmed.config import config_dir
 from fedmed.deid.dicom import DicomOptions
+from fedmed.deid.nifti.options import Faces, NiftiOptions, SingleSlices
 from fedmed.deid.policy import DeidPolicy
 from fedmed.deid.preset_names import PRESETS
 from fedmed.deid.presets import policy_from
@@ -27,7 +29,7 @@ from fedmed.deid.text import TextOptions
 from fedmed.errors import ConfigError, UsageError
 from fedmed.records import build
 
-SECTIONS = ("dicom", "text")
+SECTIONS = ("dicom", "nifti", "text")
 _MOST_BYTES = 1 << 20
 
 
@@ -37,6 +39,7 @@ class Choices:
 
     table: DeidPolicy
     dicom: DicomOptions
+    nifti: NiftiOptions
     text: TextOptions
 
     @property
@@ -80,6 +83,7 @@ def choices_from(mapping: Mapping[str, object]) -> Choices:
     choices = Choices(
         table=table,
         dicom=build({**dicom, **_section(mapping, "dicom")}, DicomOptions, at="policy.dicom"),
+        nifti=build(_section(mapping, "nifti"), NiftiOptions, at="policy.nifti"),
         text=build({**text, **_section(mapping, "text")}, TextOptions, at="policy.text"),
     )
     if choices.dicom.dates == "keep" and not shifted:
@@ -114,6 +118,18 @@ def _section(mapping: Mapping[str, object], name: str) -> dict[str, object]:
     return section
 
 
+_FACES: Final[Mapping[Faces, str]] = {
+    "unassessed": "quarantined with their sidecars: nobody vouches that no face can be rendered from them",
+    "absent": "geometry and voxels kept; the site says that no image shows a face",
+    "removed": "geometry and voxels kept; the site says that faces were removed before",
+    "kept": "geometry and voxels kept; the site lets images pass from which faces can be rendered",
+}
+_SLICES: Final[Mapping[SingleSlices, str]] = {
+    "quarantine": "; colours and single slices quarantined",
+    "keep": "; colours quarantined; the site has looked at single slices",
+}
+
+
 def described(choices: Choices) -> dict[str, str]:
     """Return what the policy does in plain words, by subject, for reports and the preview."""
     table, dicom, text = choices.table, choices.dicom, choices.text
@@ -133,6 +149,7 @@ def described(choices: Choices) -> dict[str, str]:
         "k-anonymity of tables": k,
         "DICOM": f"Basic Profile of PS3.15 Annex E, {dicom.edition}; kept beyond it: {', '.join(kept) or 'nothing'}",
         "Ultrasound": "masked outside its regions" if dicom.clean_pixel_data else "quarantined",
+        "NIfTI": _FACES[choices.nifti.faces] + _SLICES[choices.nifti.single_slices],
         "Notes": f"rules for {' and '.join(text.languages)}; dates {'shifted' if text.dates == 'shift' else 'masked'}"
         + ("" if text.tagger is None else "; with a tagger"),
     }

@@ -33,7 +33,7 @@ MANIFEST_VERSION = 1
 BATCH_FILE, MANIFEST_FILE, REPORT_JSON, REPORT_HTML = "batch.json", "manifest.json", "report.json", "report.html"
 ITEMS_FOLDER, KEYS_FOLDER, WORK_FOLDER, LOCK_FILE = "items", "keys", ".work", ".lock"
 
-ItemKind = Literal["dicom", "table", "note", "notes", "other"]
+ItemKind = Literal["dicom", "nifti", "sidecar", "table", "note", "notes", "other"]
 Form = Literal["sealed", "readable"]
 Naming = Literal["keyed", "same"]
 
@@ -127,6 +127,11 @@ def records_of(entries: Iterable[Entry], batch: str) -> dict[str, ItemRecord]:
 def item_name(relative: str, pseudonyms: Pseudonyms) -> str:
     """Return the keyed name of the item at `relative` below the source: 32 hexadecimal digits."""
     return _keyed(b"site item path\0", relative, pseudonyms)
+
+
+def pair_name(base: str, pseudonyms: Pseudonyms) -> str:
+    """Return the keyed name that an image and its sidecar share; `base` is their path below the source, no suffix."""
+    return _keyed(b"site pair path\0", base, pseudonyms)
 
 
 def place_name(relative: str, pseudonyms: Pseudonyms) -> str:

@@ -29,7 +29,15 @@ from fedmed_site.manifest import ITEM_KIND, ItemRecord, record_of
 RELEASED_KIND, DELETED_KIND = "quarantine-released", "quarantine-deleted"
 LONGEST_REASON = 500
 _LEAST_REASON = 3
-_SUFFIX = {"dicom": ".dcm", "table": ".table", "note": ".txt", "notes": ".jsonl", "other": ".bin"}
+_SUFFIX = {
+    "dicom": ".dcm",
+    "nifti": ".nii",
+    "sidecar": ".json",
+    "table": ".table",
+    "note": ".txt",
+    "notes": ".jsonl",
+    "other": ".bin",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

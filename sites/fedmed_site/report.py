@@ -29,6 +29,8 @@ REPORT_VERSION = 1
 MOST_SHOWN = 500
 KIND_NAMES = {
     "dicom": "DICOM files",
+    "nifti": "NIfTI images",
+    "sidecar": "sidecars of NIfTI images (JSON)",
     "table": "tables",
     "note": "notes (TXT)",
     "notes": "files of notes (JSONL)",
@@ -36,6 +38,8 @@ KIND_NAMES = {
 }
 _ACTIONS = {
     "actions": "DICOM elements, by what was done",
+    "nifti": "NIfTI: what was left out",
+    "sidecar": "Sidecars: keys",
     "masked": "Notes: places masked or shifted, by kind",
     "cells": "Tables: cells, by what was done",
     "rows": "Tables: rows",

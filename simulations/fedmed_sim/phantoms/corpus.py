@@ -30,7 +30,9 @@ from fedmed_sim.phantoms.dicom import draw_files
 from fedmed_sim.phantoms.draws import chance, pick
 from fedmed_sim.phantoms.markup import Note
 from fedmed_sim.phantoms.names import Language
+from fedmed_sim.phantoms.nifti import draw_form, draw_nifti
 from fedmed_sim.phantoms.notes import draw_notes
+from fedmed_sim.phantoms.people import draw_person
 from fedmed_sim.phantoms.planted import Secret
 from fedmed_sim.phantoms.tables import EXACT, Encoding, draw_table
 
@@ -45,9 +47,11 @@ class Mixture:
     csv: float = 0.08
     txt: float = 0.22
     jsonl: float = 0.1
+    nifti: float = 0.0
+    """Images and their sidecars, in turns; none unless asked for, so that a seed goes on giving the files it gave."""
 
     def __post_init__(self) -> None:
-        weights = (self.dicom, self.csv, self.txt, self.jsonl)
+        weights = (self.dicom, self.csv, self.txt, self.jsonl, self.nifti)
         if min(weights) < 0 or sum(weights) <= 0:
             raise UsageError(f"mixture: expected weights of 0 or more, one above 0, got {weights}")
 
@@ -87,7 +91,8 @@ def write_corpus(
     A manifest line holds `version`, `path` (relative, with `/`), `kind`, `corrupt` (the way, or null), `sha256`,
     `bytes`, `secrets` (`kind`, `where`, and `text` or `hex`), and what the kind adds: `notes` with gold for
     TXT and JSONL; `encoding`, `columns`, `exact`, `persons`, `remarks` for CSV; `kept`, `dates`, `text_boxes`,
-    `regions`, `references` and `sop_uid` for DICOM. The truths of a broken file are those of the sound one.
+    `regions`, `references` and `sop_uid` for DICOM; `look` and `voxels_sha256` for NIFTI, `kept` for its SIDECAR.
+    The truths of a broken file are those of the sound one.
 
     Args:
         folder: Where the files go; new or empty.
@@ -143,8 +148,9 @@ def _items(seed: int, files: int, mixture: Mixture, *, side: int) -> Iterator[_I
         "csv": _tables(np.random.default_rng([seed, 11])),
         "txt": _texts(np.random.default_rng([seed, 12])),
         "jsonl": _lines(np.random.default_rng([seed, 13])),
+        "nifti": _niftis(np.random.default_rng([seed, 14])),
     }
-    weights = np.array([mixture.dicom, mixture.csv, mixture.txt, mixture.jsonl])
+    weights = np.array([mixture.dicom, mixture.csv, mixture.txt, mixture.jsonl, mixture.nifti])
     choices = np.random.default_rng([seed, 2]).choice(len(weights), size=files, p=weights / weights.sum())
     names = tuple(streams)
     for choice in choices.tolist():
@@ -201,6 +207,24 @@ def _lines(rng: Generator) -> Iterator[_Item]:
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         truths: dict[str, object] = {"notes": [json.loads(note.json_line()) for note in batch], "secrets": []}
         yield _Item(path=f"lines/j{serial:05d}.jsonl", kind="JSONL", payload=text.encode("utf-8"), truths=truths)
+
+
+def _niftis(rng: Generator) -> Iterator[_Item]:
+    serial = 0
+    while True:
+        serial += 1
+        patient = draw_person(rng, "zh" if chance(rng, 0.5) else "en")
+        phantom = draw_nifti(rng, patient, name=f"nifti/i{serial:05d}", form=draw_form(rng))
+        secrets = _told(phantom.secrets)
+        truths: dict[str, object] = {
+            "look": phantom.form.look,
+            "voxels_sha256": hashlib.sha256(phantom.voxels).hexdigest(),
+            "secrets": secrets,
+        }
+        yield _Item(path=phantom.name, kind="NIFTI", payload=phantom.payload, truths=truths)
+        name = f"nifti/i{serial:05d}.json"
+        sidecar: dict[str, object] = {"kept": dict(phantom.kept), "secrets": secrets}
+        yield _Item(path=name, kind="SIDECAR", payload=phantom.sidecar, truths=sidecar)
 
 
 def _notes(rng: Generator) -> Iterator[Note]:

@@ -11,7 +11,9 @@ Rules:
 What it does not do: malicious files.
 """
 
+import gzip
 import io
+import struct
 from collections.abc import Callable, Mapping
 
 import pydicom
@@ -103,6 +105,27 @@ def broken_json(rng: Generator, payload: bytes) -> bytes:
     return "\n".join(line[: between(rng, 2, len(line) - 2)] for line in lines).encode("utf-8")
 
 
+def halved(rng: Generator, payload: bytes) -> bytes:
+    """Cut an image, or the JSON beside it, somewhere in its first half."""
+    return payload[: between(rng, 20, max(21, len(payload) // 2))]
+
+
+def claims_more(rng: Generator, payload: bytes) -> bytes:  # noqa: ARG001  one shape for all ways
+    """Let a NIfTI image claim tens of gigabytes of voxels."""
+    packed = payload[:2] == b"\x1f\x8b"
+    plain = gzip.decompress(payload) if packed else payload
+    order = "<" if plain[0] else ">"
+    at, form = (40, "4h") if 348 in struct.unpack("<i", plain[:4]) + struct.unpack(">i", plain[:4]) else (16, "4q")
+    dims = struct.pack(f"{order}{form}", 3, 3000, 3000, 3000)
+    changed = plain[:at] + dims + plain[at + len(dims) :]
+    return gzip.compress(changed, mtime=0) if packed else changed
+
+
+def no_object(rng: Generator, payload: bytes) -> bytes:  # noqa: ARG001  one shape for all ways
+    """Put the JSON into a list."""
+    return b"[" + payload + b"]"
+
+
 Way = Callable[[Generator, bytes], bytes]
 
 DICOM_WAYS: Mapping[str, Way] = {
@@ -115,11 +138,22 @@ DICOM_WAYS: Mapping[str, Way] = {
     "not-dicom": not_dicom,
 }
 TEXT_WAYS: Mapping[str, Way] = {"undecodable": undecodable, "binary": binary}
+NIFTI_WAYS: Mapping[str, Way] = {
+    "halved": halved,
+    "garbage-header": garbage_header,
+    "empty": empty,
+    "zeroed": zeroed,
+    "claims-more": claims_more,
+    "not-nifti": not_dicom,
+}
 WAYS: Mapping[str, Mapping[str, Way]] = {
     ".dcm": DICOM_WAYS,
     ".csv": TEXT_WAYS,
     ".txt": TEXT_WAYS,
     ".jsonl": {**TEXT_WAYS, "broken-json": broken_json},
+    ".nii": NIFTI_WAYS,
+    ".gz": NIFTI_WAYS,
+    ".json": {"halved": halved, "no-object": no_object, "empty": empty},
 }
 """The ways by the suffix of the file."""
 

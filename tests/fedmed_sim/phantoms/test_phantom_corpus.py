@@ -49,9 +49,9 @@ def test_the_number_of_broken_files_is_exact(corpus):  # noqa: ANN001  a fixture
 
 
 def test_all_formats_occur(corpus):  # noqa: ANN001  a fixture
-    """DICOM, CSV, TXT and JSONL are mixed."""
+    """DICOM, CSV, TXT and JSONL are mixed; NIfTI is where it is asked for."""
     _, lines, _ = corpus
-    assert {Path(line["path"]).suffix for line in lines} == set(WAYS)
+    assert {Path(line["path"]).suffix for line in lines} == set(WAYS) - {".nii", ".gz", ".json"}
 
 
 def test_notes_on_disk_are_those_of_the_gold(corpus):  # noqa: ANN001  a fixture
