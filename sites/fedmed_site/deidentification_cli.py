@@ -21,8 +21,8 @@ from fedmed_site.holdings_cli import described
 
 _RESUME: Final = "the same command goes on where this one stopped"
 _DEIDENTIFY: Final = f"""\
-SOURCE is a file or a folder, at any depth, of DICOM, CSV, Parquet, TXT, or JSONL notes with a `text` field. Everything
-else is quarantined with a reason. Symbolic links are not followed. The source is only read.
+SOURCE is a file or a folder, at any depth, of DICOM, NIfTI, CSV, Parquet, TXT, or JSONL notes with a `text` field.
+Everything else is quarantined with a reason. Symbolic links are not followed. The source is only read.
 
 The order is usually:
   fedmed site deidentify EXPORT --out OUT --policy hipaa-safe-harbor --dry-run
