@@ -30,6 +30,7 @@ from fedmed.learning.memory import Memory, gradient_at, split
 from fedmed.models.build import record_losses, scores
 from fedmed.models.lora import layer_of, whole_weights_trained
 from fedmed.models.vector import Layout
+from fedmed.privacy.ceiling import fitting
 from fedmed.privacy.descent import train_plain
 from fedmed.privacy.engine import per_record_gradients, train_private
 from fedmed.privacy.gradients import device_of
@@ -164,12 +165,27 @@ def evaluate(
     spec: ModelSpec | None = None,
     machine: Machine | None = None,
 ) -> Evaluation:
-    """Evaluate a model on held-out records, in the precision that it was trained in."""
+    """Evaluate a model on held-out records, in the precision that it was trained in.
+
+    Args:
+        module: Its trainable part is overwritten by `model`.
+        model: Shape `[size]`.
+        cohort: The held-out records.
+        spec: As for `train_locally`.
+        machine: Likewise; under a ceiling, as many records at a time as fit.
+
+    Raises:
+        ConfigError: The machine has not the precision.
+        RefusedError: Not one record fits under the machine's ceiling.
+    """
     Layout.of(module).write(module, model)
     inputs, labels = _tensors(cohort)
     module.eval()
     with torch.no_grad(), at_work(module, machine, spec) as bounds, computing(module, bounds.precision):
-        logits = module(inputs.to(device_of(module))).cpu()
+        size, device = len(labels), device_of(module)
+        if bounds.memory_bytes is not None:
+            size = fitting(module, lambda rows, _: module(rows), inputs, labels, memory_bytes=bounds.memory_bytes)
+        logits = torch.cat([module(some.to(device)).cpu() for some in inputs.split(size)])
         losses = record_losses(logits, labels)
         probabilities = scores(logits)
     return Evaluation(

@@ -18,19 +18,19 @@ What it does not do: train with others, or say how much noise a department can b
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
 import numpy as np
-from torch import nn
 
 from fedmed.data.source import Cohort
 from fedmed.deid.tabular import AUDIT_KIND
 from fedmed.errors import RefusedError, UsageError
 from fedmed.files import locked
-from fedmed.learning.local import evaluate, train_locally
+from fedmed.learning.local import Evaluation, evaluate, train_locally
+from fedmed.learning.machine import Machine
 from fedmed.privacy.engine import PrvAccountant
 from fedmed.privacy.noise import NoiseSource, SeededNoise, SystemNoise
 from fedmed.privacy.plan import Event, calibrate
@@ -41,7 +41,7 @@ from fedmed_site.approvals import written
 from fedmed_site.home import SiteHome
 from fedmed_site.manifest import ITEM_KIND
 from fedmed_site.normaliser import Normaliser
-from fedmed_site.prediction import module_with
+from fedmed_site.plan_model import machine_for, module_with
 
 ADAPTED_KIND = "departments-adapted"
 EVALUATED, COMPARED = "department ", "shared on "
@@ -97,12 +97,14 @@ def adapt(home: SiteHome, plan: Plan, how: Adaptation, *, by: str, now: datetime
     Raises:
         UsageError: The site has no shared adapter of the study, or the column names no departments.
         BudgetError: The ledger's cap would be passed; nothing was trained.
-        RefusedError: No department has as many training records as the site's policy asks for.
+        RefusedError: This site can't compute the plan's model, or no department has as many training records as the
+            site's policy asks for.
     """
     agent = SiteAgent(home)
     with locked(home.lock_path):
         shared = Adapters(home.root / "adapters").read(digest(plan), SHARED)
         _refuse_column(agent, plan, how.column)
+        machine = machine_for(home, plan)
         privacy, event = _privacy(how, agent.ledger(plan.data.schema).delta)
         charge = f"{digest(plan)}/adapt/{how.column}/{secrets.token_hex(4)}"
         _charge(agent, plan, charge, event, how)
@@ -117,7 +119,7 @@ def adapt(home: SiteHome, plan: Plan, how: Adaptation, *, by: str, now: datetime
             )
         if statistics is not None:
             ready, test = ({v: statistics.apply(part) for v, part in parts.items()} for parts in (ready, test))
-        train_one = partial(_trained, home=home, plan=plan, shared=shared, how=how, privacy=privacy)
+        train_one = partial(_trained, home=home, plan=plan, shared=shared, how=how, privacy=privacy, machine=machine)
         trained = {value: train_one(part) for value, part in sorted(ready.items())}
         agent.ledger(plan.data.schema).release(charge, _fingerprint(trained))
         entries = {value: _entry(plan, how, value, shared, now) for value in trained}
@@ -127,8 +129,8 @@ def adapt(home: SiteHome, plan: Plan, how: Adaptation, *, by: str, now: datetime
         module = module_with(home, plan, shared)
         return tuple(
             _department(
-                agent, plan, module, test[value], name=department_name(how.column, value),
-                vectors=(trained.get(value), shared.vector),
+                agent, plan, partial(evaluate, module, spec=plan.model, machine=machine), test[value],
+                name=department_name(how.column, value), vectors=(trained.get(value), shared.vector),
             )
             for value in train
         )  # fmt: skip
@@ -191,7 +193,14 @@ def _charge(agent: SiteAgent, plan: Plan, charge: str, event: Event | None, how:
 
 
 def _trained(
-    part: Cohort, *, home: SiteHome, plan: Plan, shared: Adapter, how: Adaptation, privacy: PrivacySpec
+    part: Cohort,
+    *,
+    home: SiteHome,
+    plan: Plan,
+    shared: Adapter,
+    how: Adaptation,
+    privacy: PrivacySpec,
+    machine: Machine,
 ) -> Vector:
     """Return a department's adapter, shape `[size]`."""
     found = train_locally(
@@ -201,6 +210,8 @@ def _trained(
         training=how.training(plan),
         privacy=privacy,
         noise=_noise(privacy),
+        spec=plan.model,
+        machine=machine,
     )
     return np.asarray(shared.vector + found.delta, dtype=np.float32)
 
@@ -241,7 +252,7 @@ def _facts(
 def _department(
     agent: SiteAgent,
     plan: Plan,
-    module: nn.Module,
+    evaluated: Callable[[Vector, Cohort], Evaluation],
     held_out: Cohort,
     *,
     name: str,
@@ -251,7 +262,7 @@ def _department(
     own, shared = vectors
     if own is None or not len(held_out):
         return Department(name=name, trained=own is not None, held_out=len(held_out))
-    of_own, of_shared = evaluate(module, own, held_out), evaluate(module, shared, held_out)
+    of_own, of_shared = evaluated(own, held_out), evaluated(shared, held_out)
     agent.evaluations.add_stage(plan, f"{EVALUATED}{name}", of_own)
     agent.evaluations.add_stage(plan, f"{COMPARED}{name}", of_shared)
     return Department(

@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from torch import nn
 
 from fedmed.audit import ChainLog, Scalar
 from fedmed.data.jsonl import is_jsonl, table_of
@@ -38,14 +37,14 @@ from fedmed.deid.tabular import QUARANTINE_FILE, TABLE_FILE, deidentify_table
 from fedmed.errors import DataError, UsageError
 from fedmed.files import write_atomic
 from fedmed.learning.local import evaluate
-from fedmed.models import attach_adapter, enter_round, load_module
 from fedmed.records import Plan, digest
-from fedmed_site.adapters import Adapter, Adapters
+from fedmed_site.adapters import Adapters
 from fedmed_site.agent import SiteAgent
 from fedmed_site.approvals import written
 from fedmed_site.datasets import Notes
 from fedmed_site.home import SiteHome
 from fedmed_site.normaliser import Normaliser
+from fedmed_site.plan_model import machine_for, module_with
 
 PREDICTED_KIND = "predicted"
 NOTHING_TO_READ = "nothing to read"
@@ -96,18 +95,6 @@ class _Records:
     reasons: Mapping[int, str]
 
 
-def module_with(home: SiteHome, plan: Plan, adapter: Adapter) -> nn.Module:
-    """Return the model of a plan with an adapter in it.
-
-    Raises:
-        ModelError: The public base is not here any more, or the adapter is not of this plan's model.
-    """
-    _, module = load_module(home.models / plan.base_digest, expected_digest=plan.base_digest)
-    module = attach_adapter(module, plan.model, seed=plan.seed)
-    enter_round(module, plan.model, number=0, frozen=adapter.frozen).write(module, adapter.vector)
-    return module
-
-
 def predict(home: SiteHome, plan: Plan, name: str, source: Path, out: Path, *, by: str, now: datetime) -> Predicted:
     """Write the probabilities of every record of a file.
 
@@ -123,6 +110,7 @@ def predict(home: SiteHome, plan: Plan, name: str, source: Path, out: Path, *, b
     Raises:
         UsageError: The site has no such adapter, or the model answers in words.
         DataError: The file is not what the schema says, or not one of its records can be read.
+        RefusedError: This site can't compute the plan's model, or not one record fits into the memory that it allows.
     """
     if plan.model.family == "causal-lm" and not plan.model.answers:
         raise UsageError("expected a model that chooses among classes, got one that answers in words")
@@ -130,6 +118,7 @@ def predict(home: SiteHome, plan: Plan, name: str, source: Path, out: Path, *, b
         raise UsageError(f"{out}: expected another file for the answer than the one that is asked about")
     agent, adapter = SiteAgent(home), Adapters(home.root / "adapters").read(digest(plan), name)
     agent.datasets.check(plan.data)
+    machine = machine_for(home, plan)
     dataset = agent.datasets.description(plan.data.schema)
     with tempfile.TemporaryDirectory(prefix=".asked-", dir=_in_memory(home)) as folder:  # the owner's alone
         records = _read(source, dataset, Path(folder), home)
@@ -142,7 +131,8 @@ def predict(home: SiteHome, plan: Plan, name: str, source: Path, out: Path, *, b
     )
     statistics = Normaliser(home.normalisation).stored(plan.data, digest(plan))
     cohort = cohort if statistics is None else statistics.apply(cohort)
-    scores = evaluate(module_with(home, plan, adapter), adapter.vector, cohort).scores
+    module = module_with(home, plan, adapter)
+    scores = evaluate(module, adapter.vector, cohort, spec=plan.model, machine=machine).scores
     answer = _answer(records, scores, target.classes)
     body: dict[str, Scalar] = {
         "plan": digest(plan),

@@ -36,9 +36,8 @@ from fedmed.learning.local import (
     statistics_sum,
     train_locally,
 )
-from fedmed.learning.machine import Machine
 from fedmed.learning.memory import Memory, memory_of
-from fedmed.models import Layout, attach_adapter, enter_round, load_module, state_digest
+from fedmed.models import Layout, enter_round, state_digest
 from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.noise import NoiseSource, SeededNoise, SystemNoise
 from fedmed.privacy.plan import Event
@@ -50,6 +49,7 @@ from fedmed_site.evaluations import EvaluationLog
 from fedmed_site.home import SiteHome
 from fedmed_site.normaliser import Normaliser, Statistics
 from fedmed_site.personal import PersonalModels
+from fedmed_site.plan_model import machine_for, module_of
 from fedmed_site.policy import SitePolicy
 from fedmed_site.replies import charge_id
 from fedmed_site.shared_noise import agreed_terms, require_noise
@@ -105,17 +105,18 @@ class Trainer:
             DataError: The view can't be trained on.
         """
         if task.action != "query.statistics":
-            self._machine(plan)
+            machine_for(self._home, plan)
         return self._works[task.action](plan, task, edition)
 
     def describe(self, plan: Plan) -> Answer:
         """Say which software and which start the site has, so that a mismatch shows before training."""
-        self._machine(plan)
-        return Answer(site=self._name, facts={"fedmed": __version__, "start": state_digest(self._module(plan))})
+        machine_for(self._home, plan)
+        start = state_digest(module_of(self._home, plan))
+        return Answer(site=self._name, facts={"fedmed": __version__, "start": start})
 
     def evaluate(self, plan: Plan, task: Task) -> Answer:
         """Evaluate the released model on every view of the plan; the results stay here."""
-        module, machine = self._module(plan), self._machine(plan)
+        module, machine = module_of(self._home, plan), machine_for(self._home, plan)
         model = _model(plan, task, module)
         self._adapters.keep(_entry(plan, task, SHARED), model, task.arrays.get("frozen"))
         for view, data in enumerate((plan.data, *plan.continual.earlier)):
@@ -140,7 +141,7 @@ class Trainer:
         self._personal.release(task.plan_digest, module, own, base=base)
         try:
             test = _normalised(self._cohort(plan.data, "test"), self._statistics_for(plan, plan.data, task))
-            found = evaluate(module, own, test, spec=plan.model, machine=self._machine(plan))
+            found = evaluate(module, own, test, spec=plan.model, machine=machine_for(self._home, plan))
             self._evaluations.add_personal(plan, found)
         except DataError:
             self._log(task)
@@ -159,7 +160,7 @@ class Trainer:
         return self._mean(scaled, len(cohort.labels), _shared_noise(plan, "query.statistics"))
 
     def _fit(self, plan: Plan, task: Task, edition: int) -> Answer:
-        module, machine = self._module(plan), self._machine(plan)
+        module, machine = module_of(self._home, plan), machine_for(self._home, plan)
         model = _model(plan, task, module, number=task.round)
         memory = _memory(plan, task, module)
         self._check_statistics(plan, task)
@@ -198,7 +199,7 @@ class Trainer:
     def _fisher(self, plan: Plan, task: Task, edition: int) -> Answer:
         if not plan.continual.release_fisher:
             raise RefusedError("the plan does not ask for the Fisher information")
-        module = self._module(plan)
+        module = module_of(self._home, plan)
         model = _model(plan, task, module)
         self._check_noise(plan, task)
         statistics = self._statistics_for(plan, plan.data, task)
@@ -213,7 +214,7 @@ class Trainer:
             privacy=plan.privacy,
             noise=noise,
             spec=plan.model,
-            machine=self._machine(plan),
+            machine=machine_for(self._home, plan),
         )
         return self._mean(total, len(train.labels), _shared_noise(plan, "train.fisher"))
 
@@ -221,23 +222,6 @@ class Trainer:
         return Answer(site=self._name, arrays={"mean": total / records}, facts={"weight": float(records), **shared})
 
     # --- what the work stands on -----------------------------------------------------------
-
-    def _module(self, plan: Plan) -> nn.Module:
-        _, module = load_module(self._home.models / plan.base_digest, expected_digest=plan.base_digest)
-        return attach_adapter(module, plan.model, seed=plan.seed)
-
-    def _machine(self, plan: Plan) -> Machine:
-        """Return what this site computes on.
-
-        Raises:
-            RefusedError: It can't compute what the plan asks for, or is set to a card that it has not.
-        """
-        try:
-            machine = Machine.found(self._home.record().machine)
-            machine.require(plan.model.precision)
-        except ConfigError as error:
-            raise RefusedError(str(error)) from None
-        return machine
 
     def _check_statistics(self, plan: Plan, task: Task) -> None:
         """Raise unless statistics that came with the task have one entry per feature, before they are pinned."""
