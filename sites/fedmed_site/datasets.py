@@ -104,6 +104,7 @@ class DataSets:
                 log=self.log,
                 clean=Notes(key) if policy.free_text == "clean" else None,
                 seal=seal_of(dataset.name, TABLE_FILE, data_key),
+                named=source.name,
             )
             if dataset.schema.image is not None:
                 from fedmed.data.imaging import prepare_images  # noqa: PLC0415  it imports pydicom
@@ -116,6 +117,7 @@ class DataSets:
                     out_dir=out,
                     log=self.log,
                     key=data_key,
+                    named=source.name,
                 )
         self._items_path(dataset.name).unlink(missing_ok=True)
         self._describe(dataset)

@@ -2,6 +2,9 @@
 
 import csv
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +20,7 @@ from torch import nn
 
 from fedmed.audit import ChainLog
 from fedmed.deid.policy import DeidPolicy
-from fedmed.errors import RefusedError
+from fedmed.errors import DataError, RefusedError
 from fedmed.learning import local
 from fedmed.learning.local import evaluate
 from fedmed.learning.machine import Bounds, Machine, at_work
@@ -152,13 +155,70 @@ def test_what_the_machine_can_not_compute_is_refused_before_a_record_is_read_or_
     home, _ = site
     found = replace(Machine.found(MachineSpec(device="cpu")), precisions=("fp32",))
     monkeypatch.setattr(Machine, "found", lambda _spec: found)
-    monkeypatch.setattr("fedmed_site.prediction.deidentify_table", _fail)
+    monkeypatch.setattr("fedmed_site.prediction.deidentify_in_memory", _fail)
     with pytest.raises(RefusedError, match="bf16 can't be computed on"):
         ask(home, tmp_path)
     before = (home.ledgers / "tiny.jsonl").read_bytes()
     with pytest.raises(RefusedError, match="bf16 can't be computed on"):
         adapt(home, "--epsilon", "1")
     assert (home.ledgers / "tiny.jsonl").read_bytes() == before
+
+
+# --- raw rows on the way ---------------------------------------------------------------------
+
+KILLED_WHILE = """
+import os, signal, sys
+opened = open(sys.argv[2], "w", buffering=1)
+
+def note(event, given):
+    writing = event == "open" and isinstance(given[2], int) and given[2] & (os.O_WRONLY | os.O_RDWR)
+    if event == "os.mkdir" or (writing and not isinstance(given[0], int)):
+        print(given[0], file=opened)
+
+from fedmed_site import cli, prediction
+
+def die(*_, **__):
+    for number in os.listdir("/proc/self/fd"):
+        if os.path.islink(f"/proc/self/fd/{number}") and "memfd" in os.readlink(f"/proc/self/fd/{number}"):
+            print("in memory,", oct(os.stat(f"/proc/self/fd/{number}").st_mode & 0o777), file=opened)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(prediction, sys.argv[1], die)
+sys.addaudithook(note)
+cli.site(sys.argv[3:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["deidentify_in_memory", "readable_rows", "evaluate"])
+def test_nothing_of_a_question_is_left_by_a_killed_process(
+    site: tuple[SiteHome, Plan], tmp_path: Path, stage: str
+) -> None:
+    """No file under a name is opened for writing before the answer, so that none can be left, in memory or on disk."""
+    home, _ = site
+    folder = tmp_path / "asked"
+    folder.mkdir()
+    write_table(folder / "new.csv", rows=40, seed=9)
+    seen = tmp_path / "opened"
+    before = {path: path.stat().st_mtime_ns for path in (*home.root.rglob("*"), *folder.iterdir())}
+    words = ("predict", folder / "new.csv", "--study", "tiny", "--out", folder / "answer.csv", "--home", home.root)
+    ended = subprocess.run(  # noqa: S603  our own interpreter
+        [sys.executable, "-c", KILLED_WHILE, stage, seen, *map(str, words)], capture_output=True, check=False
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()[-500:]
+    notes = seen.read_text().splitlines()
+    opened = [line for line in notes if not line.startswith(("in memory", "/dev/null", "/proc/self/fd"))]
+    assert [line for line in opened if "lock" not in Path(line).name] == []
+    assert ("in memory, 0o600" in notes) == (stage == "deidentify_in_memory")
+    assert {path: path.stat().st_mtime_ns for path in (*home.root.rglob("*"), *folder.iterdir())} == before
+
+
+def test_messages_name_the_file_that_was_asked_about(site: tuple[SiteHome, Plan], tmp_path: Path) -> None:
+    """Not the one in memory, whose name says nothing."""
+    (tmp_path / "odd.csv").write_text("record,ward\nM1,north\n")
+    words = ("predict", tmp_path / "odd.csv", "--study", "tiny", "--out", tmp_path / "o.csv", "--home", site[0].root)
+    with pytest.raises(DataError, match=r"^odd\.csv: the header lacks column"):
+        cli.site([*map(str, words)])
 
 
 def _fail(*_: Any, **__: Any) -> None:
