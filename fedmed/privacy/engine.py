@@ -7,7 +7,7 @@ Rules:
     * Each record contributes its own gradient, clipped to one norm; noise is added once per step
       to the sum, from a `NoiseSource`; a penalty on the parameters joins after clip and noise.
     * Per-record gradients come from `per_record` where that covers the whole module, else from Opacus'
-      hooks. Either is tried on synthetic records before a training touches real ones (see `gradients`);
+      hooks. Either is tried on synthetic records before a training touches real ones (`per_record_trial`);
       Opacus also takes over what the first doesn't get right. Ghost clipping isn't offered.
     * A record with a non-finite gradient counts as zero; an empty batch is a step of pure noise.
     * The module that comes back is the module that went in: no hooks, no attributes, even after an error.
