@@ -111,7 +111,7 @@ def train_plain(
     )
 
     def backward(some_inputs: Tensor, some_labels: Tensor) -> int:
-        return _plain_backward(module, loss, some_inputs, some_labels)
+        return plain_backward(module, loss, some_inputs, some_labels)
 
     def step(rows: Tensor) -> int:
         descent.sgd.zero_grad()
@@ -306,7 +306,7 @@ def _average(parameters: Mapping[str, nn.Parameter], expected_batch: float) -> N
             raise DataError(f"parameter {name!r}: finite losses gave a non-finite gradient; lower the learning rate")
 
 
-def _plain_backward(module: nn.Module, loss: Loss, inputs: Tensor, labels: Tensor) -> int:
+def plain_backward(module: nn.Module, loss: Loss, inputs: Tensor, labels: Tensor) -> int:
     """Add the gradient of the summed finite losses; return how many records weren't finite."""
     losses = record_losses(loss, module(inputs), labels)
     finite = torch.isfinite(losses)

@@ -81,6 +81,7 @@ __all__ = [
     "private_sum",
     "train_plain",
     "train_private",
+    "tried_capture",
 ]
 
 _CLIP_SHAVE = 1e-5
@@ -153,7 +154,7 @@ def train_private(
     )
     with (
         training_mode(module),
-        _tried_capture(module, loss, inputs, labels, chosen=capturing, precision=precision) as capture,
+        tried_capture(module, loss, inputs, labels, chosen=capturing, precision=precision) as capture,
     ):
         blockwise, records = blocks(
             module, capture, inputs, labels, precision=precision, most=physical_batch, memory_bytes=memory_bytes,
@@ -193,7 +194,7 @@ def per_record_gradients(
     with (
         training_mode(module),
         dropout_off(module),
-        _tried_capture(module, loss, inputs, labels, chosen=capturing, precision=precision) as capture,
+        tried_capture(module, loss, inputs, labels, chosen=capturing, precision=precision) as capture,
     ):
         blockwise, records = blocks(
             module, capture, inputs, labels, precision=precision, most=physical_batch, memory_bytes=memory_bytes,
@@ -345,7 +346,7 @@ def _private_step(
 
 
 @contextmanager
-def _tried_capture(
+def tried_capture(
     module: nn.Module, loss: Loss, inputs: Tensor, labels: Tensor, *, chosen: Capturing | None, precision: Precision
 ) -> Iterator[Capture]:
     """Lend the first way to capture that applies to `module` and stands the trial; raise the refusal of the last."""

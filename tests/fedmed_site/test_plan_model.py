@@ -221,5 +221,15 @@ def test_messages_name_the_file_that_was_asked_about(site: tuple[SiteHome, Plan]
         cli.site([*map(str, words)])
 
 
+def test_departments_that_do_not_fit_are_refused_before_the_charge(site: tuple[SiteHome, Plan]) -> None:
+    """What one record needs is measured on synthetic ones."""
+    home, _ = site
+    set_machine(home, MachineSpec(device="cpu", memory_gb=1e-6))
+    before = (home.ledgers / "tiny.jsonl").read_bytes()
+    with pytest.raises(RefusedError, match="of memory at most; one record of this model needs about"):
+        adapt(home, "--epsilon", "1")
+    assert (home.ledgers / "tiny.jsonl").read_bytes() == before
+
+
 def _fail(*_: Any, **__: Any) -> None:
     pytest.fail("a record was read")
