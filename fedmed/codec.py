@@ -79,7 +79,8 @@ def restore(value: object, kind: type[Record]) -> Record:
         ConfigError: As `build`.
     """
     record = build(value, kind)
-    if _may_have_form(kind):
+    anything: Any = kind
+    if _may_have_form(anything):
         _keep_forms(record, value)
     return record
 
@@ -108,12 +109,14 @@ def _keep_forms(record: object, value: object) -> None:
     if isinstance(record, list | tuple) and isinstance(value, list):
         for one, part in zip(record, value, strict=True):
             _keep_forms(one, part)
-    if not (dataclasses.is_dataclass(record) and isinstance(value, Mapping)):
+    if not isinstance(value, Mapping):
         return
     if isinstance(record, AsRead):
         now = _plain(record)
         if value != now and _lacks_only(value, now):
             object.__setattr__(record, "_form", value)
+    if not dataclasses.is_dataclass(record):
+        return
     for field in dataclasses.fields(record):
         if field.name in value:
             _keep_forms(getattr(record, field.name), value[field.name])
@@ -139,7 +142,8 @@ def _has_form(record: object) -> bool:
         return any(map(_has_form, record.values()))
     if isinstance(record, list | tuple):
         return any(map(_has_form, record))
-    if not dataclasses.is_dataclass(record) or not _may_have_form(type(record)):
+    kind: Any = type(record)
+    if not dataclasses.is_dataclass(record) or not _may_have_form(kind):
         return False
     if getattr(record, "_form", None) is not None:
         return True
