@@ -34,28 +34,19 @@ def losses(logits: Tensor, labels: Tensor) -> Tensor:
     return cross_entropy(logits.transpose(1, 2), labels, reduction="none").mean(1)
 
 
-def transformer(
-    kind: str, *, rank: int = 2, width: int = 32, layers: int = 2, records: int = 6, trained_head: bool = True
-) -> Case:
-    """Return a small transformer with LoRA on its attention whose B isn't zero, and records for it.
+Maker = tuple[Callable[[], nn.Module], list[str], str | None]
 
-    Args:
-        kind: BERT, GPT-2, Llama, Qwen2 or ViT.
-        rank: Of the adapter.
-        width: Of the model.
-        layers: How many blocks.
-        records: How many.
-        trained_head: Whether the head of a classifier is trained beside the adapter.
-    """
+
+def _maker(kind: str, width: int, layers: int) -> Maker:
+    """Return what makes a model, which of its layers are adapted, and its head."""
     import transformers as t  # noqa: PLC0415  seconds
-    from peft import LoraConfig, get_peft_model  # noqa: PLC0415  likewise
 
     size = {
         "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": 2, "intermediate_size": 2 * width,
     }  # fmt: skip
     quiet = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     still = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "use_cache": False}
-    makers: dict[str, tuple[Callable[[], nn.Module], list[str], str | None]] = {
+    makers: dict[str, Maker] = {
         "BERT": (
             lambda: t.BertForSequenceClassification(t.BertConfig(**size, **quiet, vocab_size=50)),
             ["query", "value"],
@@ -84,7 +75,25 @@ def transformer(
             "classifier",
         ),
     }
-    make, targets, head = makers[kind]
+    return makers[kind]
+
+
+def transformer(
+    kind: str, *, rank: int = 2, width: int = 32, layers: int = 2, records: int = 6, trained_head: bool = True
+) -> Case:
+    """Return a small transformer with LoRA on its attention whose B isn't zero, and records for it.
+
+    Args:
+        kind: BERT, GPT-2, Llama, Qwen2 or ViT.
+        rank: Of the adapter.
+        width: Of the model.
+        layers: How many blocks.
+        records: How many.
+        trained_head: Whether the head of a classifier is trained beside the adapter.
+    """
+    from peft import LoraConfig, get_peft_model  # noqa: PLC0415  seconds
+
+    make, targets, head = _maker(kind, width, layers)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft asks for it
         torch.manual_seed(1)

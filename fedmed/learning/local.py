@@ -14,7 +14,7 @@ What it does not do: charge the ledger, touch files, know who asks.
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TypedDict
@@ -33,7 +33,7 @@ from fedmed.models.build import record_losses, scores
 from fedmed.models.lora import layer_of, whole_weights_trained
 from fedmed.models.vector import Layout
 from fedmed.privacy.ceiling import fitting
-from fedmed.privacy.descent import train_plain
+from fedmed.privacy.descent import TrainReport, train_plain
 from fedmed.privacy.engine import per_record_gradients, train_private
 from fedmed.privacy.gradients import device_of
 from fedmed.privacy.noise import NoiseSource
@@ -104,9 +104,7 @@ def train_locally(
         at_once: Records at a time, as `rehearsal` found for this machine; None measures it where there is a ceiling.
 
     Raises:
-        ConfigError: The machine has not the precision.
-        ModelError: The module can't be trained record by record.
-        RefusedError: Not one record fits under the machine's ceiling.
+        ConfigError, ModelError, RefusedError: As `rehearsal.rehearse_training`.
     """
     layout = Layout.of(module)
     layout.write(module, start if own is None else own)
@@ -114,12 +112,10 @@ def train_locally(
     if privacy.trust_model == "distributed":  # one step from the round's model, which pulls nowhere there
         pull = 0.0 if memory is None else gradient_at(module, memory)
         with at_work(module, machine, spec) as bounds:
-            sizes = _sizes(bounds, at_once)
-            total, nonfinite = _clipped_gradients(module, inputs, labels, clip_norm=privacy.clip_norm, sizes=sizes)
+            total, nonfinite = _clipped_gradients(module, inputs, labels, privacy.clip_norm, _sizes(bounds, at_once))
         return Trained(delta=-training.learning_rate * (total / len(labels) + pull), nonfinite=nonfinite)
     penalty, weight_pull = split(start, memory, mu=training.proximal)
-    private = partial(train_private, clip_norm=privacy.clip_norm, noise_multiplier=privacy.noise_multiplier)
-    train = private if privacy.private else train_plain
+    train = _training(privacy)
     with at_work(module, machine, spec) as bounds:
         report = train(
             module,
@@ -139,8 +135,15 @@ def train_locally(
     return Trained(delta=layout.read(module) - start, nonfinite=report.nonfinite)
 
 
+def _training(privacy: PrivacySpec) -> Callable[..., TrainReport]:
+    """Return what trains under a plan's privacy."""
+    if not privacy.private:
+        return train_plain
+    return partial(train_private, clip_norm=privacy.clip_norm, noise_multiplier=privacy.noise_multiplier)
+
+
 def _clipped_gradients(
-    module: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, *, clip_norm: float, sizes: "_Sizes"
+    module: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, clip_norm: float, sizes: "_Sizes"
 ) -> tuple[NDArray[np.float64], int]:
     """Return the sum of the clipped gradients of all records, shape `[size]`, and how many weren't finite.
 
@@ -198,7 +201,7 @@ def evaluate(
         size, device = len(labels), device_of(module)
         if bounds.memory_bytes is not None:
             size = fitting(module, lambda rows, _: module(rows), inputs, labels, memory_bytes=bounds.memory_bytes)
-        logits = torch.cat([module(some.to(device)).cpu() for some in inputs.split(size)])
+        logits = torch.cat([module(some.to(device)).cpu() for some in torch.split(inputs, size)])
         losses = record_losses(logits, labels)
         probabilities = scores(logits)
     return Evaluation(
