@@ -4,7 +4,10 @@ Why it exists: two machines must agree byte for byte on what was planned or stor
 configuration must become one line that names the key.
 
 Rules:
-    * Equal records have equal bytes and digests.
+    * Equal records that are made here have equal bytes and digests.
+    * A record that is signed or named by its digest (`AsRead`) keeps the bytes that it was read from where they lack
+      fields that a later version added: what an older version signed or stored verifies, and is passed on as it was.
+      So the default of a field never changes.
     * Nothing is guessed: an unknown key, a missing one or another type is refused.
 
 What it does not do: know any record, read YAML (see `config`) or touch files.
@@ -26,17 +29,26 @@ from fedmed.errors import ConfigError, IntegrityError
 Record = TypeVar("Record")
 
 
+class AsRead:
+    """Base of records that keep the form they were read in; a copy with other fields (`replace`) has none."""
+
+    __slots__ = ("_form",)
+
+
 def canonical_json(record: object) -> bytes:
     """Return the one JSON encoding of `record`: UTF-8, sorted keys, no white space.
+
+    Of a record that an older version wrote, it is what that version wrote.
 
     >>> canonical_json({"b": 1, "a": [0.5]})
     b'{"a":[0.5],"b":1}'
     """
+    kept = record if _has_form(record) else None
     if dataclasses.is_dataclass(record) and not isinstance(record, type):
         record = msgspec.convert(
             msgspec.to_builtins(record), type(record)
         )  # a whole number in a float field is a float
-    return msgspec.json.encode(record, order="sorted")
+    return msgspec.json.encode(record if kept is None else _with_forms(kept, _plain(record)), order="sorted")
 
 
 def digest(record: object) -> str:
@@ -55,9 +67,22 @@ def decode(data: bytes, kind: type[Record]) -> Record:
         IntegrityError: The bytes are not JSON or not a valid `kind`.
     """
     try:
-        return build(msgspec.json.decode(data), kind)
+        return restore(msgspec.json.decode(data), kind)
     except (msgspec.DecodeError, UnicodeDecodeError, ConfigError) as error:
         raise IntegrityError(f"expected a {kind.__name__} record as JSON; {error}") from None
+
+
+def restore(value: object, kind: type[Record]) -> Record:
+    """Return the record that was stored or sent as the JSON `value`; `AsRead` ones in it keep an older form.
+
+    Raises:
+        ConfigError: As `build`.
+    """
+    record = build(value, kind)
+    anything: Any = kind
+    if _may_have_form(anything):
+        _keep_forms(record, value)
+    return record
 
 
 def build(value: object, kind: type[Record], *, at: str = "") -> Record:
@@ -77,6 +102,75 @@ def build(value: object, kind: type[Record], *, at: str = "") -> Record:
         return msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
         raise ConfigError(_complaint(str(error), value, kind, at)) from None
+
+
+def _keep_forms(record: object, value: object) -> None:
+    """Let every `AsRead` in `record` keep its part of `value`, where that lacks fields that are at their defaults."""
+    if isinstance(record, list | tuple) and isinstance(value, list):
+        for one, part in zip(record, value, strict=True):
+            _keep_forms(one, part)
+    if not isinstance(value, Mapping):
+        return
+    if isinstance(record, AsRead):
+        now = _plain(record)
+        if value != now and _lacks_only(value, now):
+            object.__setattr__(record, "_form", value)
+    if not dataclasses.is_dataclass(record):
+        return
+    for field in dataclasses.fields(record):
+        if field.name in value:
+            _keep_forms(getattr(record, field.name), value[field.name])
+
+
+def _lacks_only(older: object, now: object) -> bool:
+    """Return whether `older` differs from `now` by keys that it lacks alone, in the same types and order."""
+    if isinstance(older, Mapping) and isinstance(now, Mapping):
+        return set(older) <= set(now) and all(_lacks_only(older[key], now[key]) for key in older)
+    if isinstance(older, list) and isinstance(now, list):
+        return len(older) == len(now) and all(map(_lacks_only, older, now))
+    return type(older) is type(now) and older == now
+
+
+def _plain(record: object) -> Any:
+    """Return what JSON makes of a record: mappings, lists and scalars."""
+    return msgspec.json.decode(msgspec.json.encode(record))
+
+
+def _has_form(record: object) -> bool:
+    """Return whether a record in `record` was read in an older form."""
+    if isinstance(record, Mapping):
+        return any(map(_has_form, record.values()))
+    if isinstance(record, list | tuple):
+        return any(map(_has_form, record))
+    kind: Any = type(record)
+    if not dataclasses.is_dataclass(record) or not _may_have_form(kind):
+        return False
+    if getattr(record, "_form", None) is not None:
+        return True
+    return any(_has_form(getattr(record, field.name)) for field in dataclasses.fields(record))
+
+
+def _with_forms(record: object, plain: Any) -> Any:
+    """Return `plain`, which is `record` in full, with the form in its place wherever one was kept."""
+    form = getattr(record, "_form", None)
+    if form is not None:
+        return form
+    if isinstance(record, list | tuple):
+        return [_with_forms(one, part) for one, part in zip(record, plain, strict=True)]
+    if isinstance(record, Mapping):
+        return {key: _with_forms(one, plain[key]) for key, one in record.items()}
+    if dataclasses.is_dataclass(record):
+        names = [field.name for field in dataclasses.fields(record)]
+        return {name: _with_forms(getattr(record, name), plain[name]) for name in names}
+    return plain
+
+
+@functools.cache
+def _may_have_form(kind: Any) -> bool:
+    """Return whether a value of this type may hold an `AsRead`."""
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return issubclass(kind, AsRead) or any(map(_may_have_form, _hints(kind).values()))
+    return isinstance(kind, typing.TypeVar) or any(map(_may_have_form, typing.get_args(kind)))
 
 
 def _complaint(text: str, value: object, kind: Any, at: str) -> str:

@@ -32,7 +32,7 @@ from fedmed.crypto.pki import make_request as make_signing_request
 from fedmed.crypto.pki import request_point
 from fedmed.errors import IntegrityError
 from fedmed.kits import Invitation, Kit, RequestKind, moment, moment_of, require_in_force, require_plain_site
-from fedmed.records import canonical_json, digest, require, require_digest
+from fedmed.records import AsRead, canonical_json, digest, require, require_digest
 from fedmed.secagg.roster import require_moment
 
 REQUEST: Final = "fedmed-site-request"
@@ -41,7 +41,7 @@ REQUEST_DAYS: Final = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SiteRequest:
+class SiteRequest(AsRead):
     """A site's public keys, and the proofs that it holds the private ones.
 
     `signing_key`: 32 raw bytes (Ed25519). `supernode_key`: one line in OpenSSH's format (P-384). `csr`: PKCS #10 as

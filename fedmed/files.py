@@ -7,6 +7,7 @@ Rules:
     * `write_atomic` and `replacing` write beside the target, fsync, rename, fsync the folder.
     * `append_durable` returns only after the bytes are on disk.
     * `appearing` does the same for a folder, and overwrites none.
+    * `memory_file` lends a path to what must reach no disk.
     * `locked` holds an exclusive lock that the kernel frees when the process dies.
 
 What it does not do: read, parse or encrypt.
@@ -156,6 +157,19 @@ def append_durable(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 def is_full(error: BaseException | None) -> bool:
     """Say whether an error is that of a disk, or of a quota, that has no room left."""
     return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+
+
+@contextmanager
+def memory_file(data: bytes) -> Iterator[Path]:
+    """Yield the path of a file that is in memory alone, has no name and is the owner's (memfd_create(2)).
+
+    The kernel frees it with the block, or with the process, however that ends.
+    """
+    with os.fdopen(os.memfd_create("fedmed", os.MFD_CLOEXEC), "wb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(data)
+        file.flush()
+        yield Path(f"/proc/self/fd/{file.fileno()}")
 
 
 @contextmanager

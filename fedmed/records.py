@@ -18,7 +18,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from fedmed.codec import build, canonical_json, decode, digest, require, require_digest
+from fedmed.codec import AsRead, build, canonical_json, decode, digest, require, require_digest, restore
 from fedmed.model_spec import (
     PRETRAINED,
     Adapter,
@@ -39,6 +39,7 @@ __all__ = [
     "AggregationKind",
     "AggregationSpec",
     "AnyFamily",
+    "AsRead",
     "Augmentation",
     "ContinualSpec",
     "DataSpec",
@@ -63,6 +64,7 @@ __all__ = [
     "digest",
     "require",
     "require_digest",
+    "restore",
 ]
 
 PLAN_VERSION = 1
@@ -76,7 +78,7 @@ OptimiserKind = Literal["fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DataSpec:
+class DataSpec(AsRead):
     """Which view of a data set a study trains on."""
 
     schema: str
@@ -266,7 +268,7 @@ class ContinualSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(AsRead):
     """All that a coordinator can tell a site about one study."""
 
     study: str

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from model_folders import write_causal_folder, write_image_folder, write_text_folder
+from torch import nn
 
 from fedmed.data.schema import Schema
 from fedmed.learning.ewc import Knowledge
@@ -104,18 +105,26 @@ def facts_of(plan: Plan) -> StudyResult:
 def write_result(root: Path, kind: str, *, schema: Schema | None = None, target: str = "ill") -> Path:
     """Write the result of a study of a kind of model below `root`, and return its folder."""
     spec, features, classes = spec_of(kind, root)
-    (root / "state").mkdir(parents=True)
     architecture = Architecture.of(spec, features=features, classes=classes)
     module = build_module(architecture, seed=2)
     plan = plan_of(spec, save_base(root / "base", architecture, module), schema=schema, target=target)
+    write_trained(root, plan, facts_of(plan), architecture, module)
+    return root / "state" / "result"
+
+
+def write_trained(
+    root: Path, plan: Plan, facts: StudyResult, architecture: Architecture, module: nn.Module
+) -> nn.Module:
+    """Write the result of a study below `root`, whose base is there, and return the model with its drawn values."""
+    (root / "state").mkdir(parents=True, exist_ok=True)
     adapted = attach_adapter(module, plan.model, seed=plan.seed)
     size = Layout.of(adapted).size
     model = np.random.default_rng(0).normal(scale=0.3, size=size).astype(np.float32)
     save_result(
-        root / "state", facts_of(plan), plan=plan, base=root / "base", module=adapted, architecture=architecture,
-        model=model, knowledge=Knowledge(anchor=np.zeros(size), fisher=np.zeros(size)),
+        root / "state", facts, plan=plan, base=root / "base", module=adapted, architecture=architecture,
+        model=model, knowledge=Knowledge(anchor=model.astype(np.float64), fisher=np.ones(size)),
     )  # fmt: skip
-    return root / "state" / "result"
+    return adapted
 
 
 def released_outputs(folder: Path, rows: torch.Tensor) -> torch.Tensor:

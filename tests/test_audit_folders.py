@@ -1,5 +1,6 @@
 """`fedmed audit verify` over every kind of folder: what is good, and one line for each thing that is not."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -10,12 +11,13 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from federation import SECURE, Consortium, appoint, build_consortium, signer_of
+from older import LATER, older_plan, without
 
 from fedmed.audit import ChainLog
 from fedmed.audit_folders import kind_of, verify_folder
 from fedmed.crypto.keyfiles import CONSORTIUM, PublicKey, save_public_key
 from fedmed.crypto.passphrases import Secret
-from fedmed.errors import UsageError
+from fedmed.errors import IntegrityError, UsageError
 from fedmed.records import Plan, digest
 from fedmed.secagg.roster import sign_roster
 from fedmed.secagg.roster_file import roster_to_bytes
@@ -23,9 +25,13 @@ from fedmed.signed_plans import agree_to, launch
 from fedmed_server import coordinator_cli, study_log
 from fedmed_server.consortium import make_consortium
 from fedmed_server.receipts import RECEIPTS
+from fedmed_server.result import load_result
 from fedmed_server.studies import Studies
 from fedmed_server.study_process import Journal
 from fedmed_site import cli
+from fedmed_site.adapters import Adapters
+from fedmed_site.approvals import Approvals
+from fedmed_site.home import SiteHome
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes([7]) * 32)
 
@@ -237,6 +243,62 @@ def test_a_round_without_its_receipt_is_named(folders: Path, capsys: pytest.Capt
     assert code == 2
     (line_,) = found
     assert "round 1 names h1, h2, its receipt h1, h2, h3" in line_
+
+
+@pytest.fixture(scope="module")
+def upgraded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Consortium, Plan]:
+    """Three sites and a coordinator after a study whose plan an older version wrote and signed."""
+    consortium = build_consortium(tmp_path_factory.mktemp("upgraded"), sites=3, rows=40)
+    plan = older_plan(plan_of(consortium))
+    assert digest(plan) == hashlib.sha256(without(plan_of(consortium), *LATER)).hexdigest()
+    run_study(consortium, plan)
+    return consortium, plan
+
+
+def test_a_study_of_an_older_versions_plan_runs_and_verifies(
+    upgraded: tuple[Consortium, Plan], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sites, coordinator and result name it by the bytes that were signed, and every folder verifies."""
+    (consortium, plan), name = upgraded, digest(upgraded[1])
+    for folder in (*consortium.homes, consortium.root / "coordinator"):
+        code, lines = verify(folder, capsys)
+        assert (code, [line for line in lines if "good" not in line and "expected" in line]) == (0, [])
+    state = study_of(consortium.root)
+    assert state.name == name
+    assert Studies(state.parent).signed(name).plan == plan
+    work = Studies(state.parent).folder(name).work
+    assert hashlib.sha256((work / "result" / "plan.json").read_bytes()).hexdigest() == name
+    result = load_result(work, plan_digest=name)
+    assert result is not None
+    assert result.plan_digest == name
+    with pytest.raises(IntegrityError, match="another plan"):
+        load_result(work, plan_digest=digest(plan_of(consortium)))
+    home = SiteHome(consortium.homes[0])
+    assert digest(Approvals(home, ChainLog(home.audit_path)).plan(name)) == name
+    assert {entry.plan for entry in Adapters(home.root / "adapters").entries()} == {name}
+
+
+def test_an_older_versions_plan_that_was_changed_verifies_nowhere(
+    upgraded: tuple[Consortium, Plan], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the coordinator's folder, at the site, and in the result; a default that is filled in is a change, too."""
+    consortium, name = upgraded[0], digest(upgraded[1])
+    filled = (b'"max_tokens":256', b'"max_tokens":256,"precision":"fp32"')
+    for number, (old, new) in enumerate(((b'"rounds":2', b'"rounds":3'), filled)):
+        root = tmp_path / str(number)
+        shutil.copytree(consortium.root, root)
+        state = study_of(root)
+        plan = Studies(state.parent).folder(name).plan
+        assert old in plan.read_bytes()
+        plan.write_bytes(plan.read_bytes().replace(old, new))
+        assert verify(root / "coordinator", capsys)[0] == 2
+        with pytest.raises(IntegrityError, match="got another"):
+            Studies(state.parent).signed(name)
+        home = SiteHome(root / "sites" / "h1")
+        kept = home.studies / name / "plan.json"
+        kept.write_bytes(kept.read_bytes().replace(old, new))
+        with pytest.raises(IntegrityError, match="expected the plan that came"):
+            Approvals(home, ChainLog(home.audit_path)).plan(name)
 
 
 def test_another_coordinators_key_verifies_nothing(folders: Path, made: Consortium) -> None:

@@ -1,5 +1,6 @@
 """The floors and fences hold, and the referee would notice if they did not."""
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,27 @@ def lint(folder: Path) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
     )
+
+
+SOURCES = ("fedmed", "sites", "server", "simulations", "benchmarks")
+LONGEST_FUNCTION, LONGEST_MODULE = 60, 400
+
+
+def long_functions(path: Path) -> list[str]:
+    """Return the functions of a module that don't fit a screen."""
+    found = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+    lengths = [(node.name, (node.end_lineno or node.lineno) - node.lineno + 1) for node in found]
+    return [f"{path.name}: {name} has {length} lines" for name, length in lengths if length > LONGEST_FUNCTION]
+
+
+def test_functions_fit_a_screen_and_modules_are_one_idea() -> None:
+    """At most sixty lines, tests too; and four hundred for a module of the product."""
+    modules = [path for part in (*SOURCES, "tests") for path in sorted((ROOT / part).rglob("*.py"))]
+    assert [line for path in modules for line in long_functions(path)] == []
+    sources = [path for part in SOURCES for path in sorted((ROOT / part).rglob("*.py"))]
+    assert len(sources) > 100
+    lengths = {path.name: len(path.read_text().splitlines()) for path in sources}
+    assert {name: length for name, length in lengths.items() if length > LONGEST_MODULE} == {}
 
 
 def test_the_contracts_hold() -> None:

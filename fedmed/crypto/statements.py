@@ -8,7 +8,7 @@ Rules:
     * The Ed25519 signature (RFC 8032) covers the format, the version and the canonical JSON of the body, so a
       statement of one format is never taken for one of another.
     * What was parsed is only a claim until `Signed.verify` has returned it.
-    * White space does not matter: the signature covers the record, not the file's bytes.
+    * White space does not matter: the signature covers the canonical JSON of what the file states.
 
 What it does not do: touch files or clocks, or know what any statement means.
 """
@@ -22,7 +22,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from fedmed.errors import ConfigError, IntegrityError
-from fedmed.records import build, canonical_json
+from fedmed.records import build, canonical_json, restore
 
 VERSION: Final = 1
 MOST_BYTES: Final = 4 * 1024 * 1024
@@ -47,6 +47,8 @@ class Signed(Generic[Body]):
 
     form: str
     claim: Body
+    body: Mapping[str, Any]
+    """The claim as it stood in the file: what was signed, whatever fields this version adds."""
     signature: bytes
 
     def verify(self, key: Ed25519PublicKey, *, cure: str) -> Body:
@@ -59,13 +61,15 @@ class Signed(Generic[Body]):
         Raises:
             IntegrityError: Another key signed it, or it was changed.
         """
-        try:
-            key.verify(self.signature, _signed_bytes(self.form, self.claim))
-        except InvalidSignature:
-            raise IntegrityError(
-                f"{self.form}: expected an intact file under the expected key, but the signature is not its; {cure}"
-            ) from None
-        return self.claim
+        for stated in (self.body, self.claim):  # a whole number where a fraction belongs was signed as a fraction
+            try:
+                key.verify(self.signature, _signed_bytes(self.form, stated))
+            except InvalidSignature:
+                continue
+            return self.claim
+        raise IntegrityError(
+            f"{self.form}: expected an intact file under the expected key, but the signature is not its; {cure}"
+        )
 
 
 def sign(form: str, body: object, key: Ed25519PrivateKey) -> bytes:
@@ -76,6 +80,7 @@ def sign(form: str, body: object, key: Ed25519PrivateKey) -> bytes:
         body: A frozen record.
         key: Who signs.
     """
+    body = msgspec.json.decode(canonical_json(body))
     signature = key.sign(_signed_bytes(form, body))
     return canonical_json({"format": form, "version": VERSION, "body": body, "signature": signature}) + b"\n"
 
@@ -108,7 +113,7 @@ def parse(data: bytes, form: str, kind: type[Body]) -> Signed[Body]:
         )
     try:
         held = build(plain, _File)
-        return Signed(form=form, claim=build(held.body, kind), signature=held.signature)
+        return Signed(form=form, claim=restore(held.body, kind), body=held.body, signature=held.signature)
     except ConfigError as error:
         raise IntegrityError(f"{form}: expected an intact file; {error}; fetch it again") from None
 

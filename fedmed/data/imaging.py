@@ -64,6 +64,7 @@ def prepare_images(
     out_dir: Path,
     log: ChainLog,
     key: DataKey | None = None,
+    named: str | None = None,
 ) -> ImagesReport:
     """Read the image of every row of a raw table and store them beside the de-identified one.
 
@@ -76,28 +77,15 @@ def prepare_images(
         out_dir: Where that table is.
         log: The site's audit log.
         key: What the images are sealed under; None leaves them readable.
+        named: What messages call the table; None is its own name.
 
     Raises:
         DataError: The schema has no image or patient key, the table is no CSV with these columns, or not one image
             could be read.
     """
-    part, who = schema.image, schema.patient_key
-    if part is None or who is None:
-        raise DataError(f"{schema.name}: expected a schema with an image and a patient key, got one without")
-    images: dict[str, Image] = {}
-
-    def keep(patient: str, image: Image) -> None:
-        images.setdefault(token(patient), image)
-
-    found = _read_each(table, folder, schema, part, keep)
-    if not images:
-        raise DataError(
-            f"{table.name}: none of the {found.missing + found.unreadable} images could be read; check the folder and"
-            f" the column {part.column!r}"
-        )
+    images, report = images_of(table, folder, schema=schema, token=token, named=named)
     data = images_to_bytes(images)
     _store(out_dir, data, data_set=schema.name, key=key)
-    report = replace(found, images=len(images))
     body: dict[str, str | int | float | bool | None] = {
         "schema_name": schema.name,
         "schema_digest": schema.digest,
@@ -119,6 +107,30 @@ def _store(folder: Path, data: bytes, *, data_set: str, key: DataKey | None) -> 
     else:
         write_atomic(sealed, seal(data, key=found.key, name=found.name))
         plain.unlink(missing_ok=True)
+
+
+def images_of(
+    table: Path, folder: Path, *, schema: Schema, token: Callable[[str], str], named: str | None = None
+) -> tuple[dict[str, Image], ImagesReport]:
+    """Return the images of a raw table by the token of the patient, and their counts; nothing is written.
+
+    Arguments and errors are those of `prepare_images`.
+    """
+    part, who = schema.image, schema.patient_key
+    if part is None or who is None:
+        raise DataError(f"{schema.name}: expected a schema with an image and a patient key, got one without")
+    images: dict[str, Image] = {}
+
+    def keep(patient: str, image: Image) -> None:
+        images.setdefault(token(patient), image)
+
+    found = _read_each(table, folder, schema, part, keep)
+    if not images:
+        raise DataError(
+            f"{named or table.name}: none of the {found.missing + found.unreadable} images could be read; check the"
+            f" folder and the column {part.column!r}"
+        )
+    return images, replace(found, images=len(images))
 
 
 def count_images(table: Path, folder: Path, *, schema: Schema) -> ImagesReport:

@@ -17,7 +17,6 @@ What it does not do: clean text. The table is as raw as what it is made from.
 import csv
 import gzip
 import io
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +26,7 @@ import msgspec
 
 from fedmed.data.schema import Schema
 from fedmed.errors import DataError
+from fedmed.files import memory_file
 from fedmed.rows import conversation
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -59,11 +59,8 @@ def table_of(path: Path, schema: Schema) -> Iterator[Path]:
     writer.writerow(columns)
     for row in rows_of(path, columns, talk=None if schema.text is None else schema.text.column):
         writer.writerow(row)
-    descriptor = os.memfd_create("table", os.MFD_CLOEXEC)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(written.getvalue().encode())
-        file.flush()
-        yield Path(f"/proc/self/fd/{descriptor}")
+    with memory_file(written.getvalue().encode()) as table:
+        yield table
 
 
 def rows_of(path: Path, columns: Sequence[str], *, talk: str | None) -> Iterator[list[str]]:

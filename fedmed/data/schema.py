@@ -23,7 +23,7 @@ from typing import Literal
 from fedmed.data.pooled_file import JoinedFile, PooledFile
 from fedmed.data.target import Target
 from fedmed.errors import DataError
-from fedmed.records import digest, require
+from fedmed.records import AsRead, digest, require
 
 __all__ = [
     "Column", "DataSet", "ImagePart", "JoinedFile", "Kind", "PooledFile", "Role", "Schema", "SplitRule", "Target",
@@ -171,7 +171,7 @@ class ImagePart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Schema:
+class Schema(AsRead):
     """One data set as its publisher or hospital writes it.
 
     `file` is the path below the root, with `{site}` where the site's name goes; `sites`

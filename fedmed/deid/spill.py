@@ -7,7 +7,7 @@ Rules:
     * Every frame is sealed under a key that only this process has: what reaches a disk can't be read, not even from
       the blocks that a killed process leaves behind.
     * The file is unlinked from the start: the kernel frees it when the process dies, however it dies.
-    * Up to `MEMORY_BYTES` stay in memory.
+    * Up to `MEMORY_BYTES` stay in memory, and everything where no folder is given.
 
 What it does not do: hold identifiers; what comes in has been de-identified cell by cell.
 """
@@ -28,9 +28,10 @@ MEMORY_BYTES = 64 << 20
 class Spill:
     """Frames of one schema, written once and read as often as needed; a context manager."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open an unnamed file in `folder`, which should lie on the disk of the output."""
-        self._file = tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES, dir=str(folder))  # noqa: SIM115  closed by exit
+    def __init__(self, folder: Path | None) -> None:
+        """Open an unnamed file in `folder`, which should lie on the disk of the output; None keeps all in memory."""
+        most = 0 if folder is None else MEMORY_BYTES  # of 0, Python's own name for no bound
+        self._file = tempfile.SpooledTemporaryFile(max_size=most, dir=None if folder is None else str(folder))  # noqa: SIM115  closed by exit
         self._ends: list[int] = []
         self._key = DataKey.generate()
         self.height = 0

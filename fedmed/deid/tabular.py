@@ -40,7 +40,7 @@ from fedmed.files import write_atomic
 
 __all__ = [
     "AUDIT_KIND", "PATIENT", "QUARANTINE_FILE", "TABLE_FILE", "DeidReport", "TextCleaner", "clean_table",
-    "deidentify_table",
+    "deidentify_in_memory", "deidentify_table",
 ]  # fmt: skip
 
 TABLE_FILE = "table.parquet"
@@ -71,6 +71,7 @@ def deidentify_table(
     log: ChainLog,
     clean: TextCleaner | None = None,
     seal: Seal | None = None,
+    named: str | None = None,
 ) -> DeidReport:
     """Write the vouched columns of the table `source` to `out_dir` and log what was done.
 
@@ -87,13 +88,15 @@ def deidentify_table(
         log: The site's audit log.
         clean: What cleans free text, where the policy keeps any.
         seal: The key and the name to seal the table under; it is then `table.parquet.sealed`, and none is readable.
+        named: What messages call the table; None is its own name.
 
     Raises:
         DataError: The table is missing, empty, in another encoding, lacks a column, has more bad rows than
             the policy allows, or cannot be made k-anonymous within its suppression limit.
         UsageError: Policy and schema do not fit together, or free text is to be cleaned and `clean` is None.
     """
-    with _clean_rows(source, schema=schema, policy=policy, key=key, clean=clean, folder=_existing(out_dir)) as table:
+    folder = _existing(out_dir)
+    with _clean_rows(source, schema=schema, policy=policy, key=key, clean=clean, folder=folder, named=named) as table:
         out_dir.mkdir(parents=True, exist_ok=True)
         write_atomic(out_dir / QUARANTINE_FILE, table.rejected.as_csv())
         places = (out_dir / TABLE_FILE, out_dir / f"{TABLE_FILE}{SEALED_SUFFIX}")
@@ -128,6 +131,21 @@ def clean_table(
     return replace(table.report, output_sha256=written.sha256), written
 
 
+def deidentify_in_memory(
+    source: Path, *, schema: SchemaFacts, policy: DeidPolicy, key: bytes, named: str, clean: TextCleaner | None = None
+) -> tuple[pl.DataFrame, Sequence[tuple[int, str, str]]]:
+    """Return the vouched columns of the table `source` and the rows that were not kept, by line, column and reason.
+
+    Both are in memory alone; nothing is written or logged.
+
+    Like `deidentify_table`, whose errors it has; the policy has no ladders, which would need other rows.
+    """
+    if policy.ladders:
+        raise UsageError(f"policy {policy.profile}: expected one without ladders for rows in memory, got ladders")
+    with _clean_rows(source, schema=schema, policy=policy, key=key, clean=clean, folder=None, named=named) as rows:
+        return pl.concat(rows.kept.frames()), tuple(rows.rejected.entries)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _CleanRows:
     """A table that was read and judged and waits to be written; its report lacks the digest of what is written."""
@@ -151,18 +169,19 @@ def _clean_rows(
     policy: DeidPolicy,
     key: bytes,
     clean: TextCleaner | None,
-    folder: Path,
+    folder: Path | None,
+    named: str | None = None,
 ) -> Iterator[_CleanRows]:
-    """Read and judge a table; what is too long for memory waits sealed in `folder` until the block ends."""
+    """Read and judge a table; what is too long for memory waits sealed in `folder`, if there is one, until the end."""
     pseudonyms = Pseudonyms(key)
     check_fit(policy, schema)
     if clean is None and any(policy.action(column) == "clean-text" for column in schema.columns):
         raise UsageError(f"policy {policy.profile}: free_text is clean, but nothing was given that cleans it")
-    reader = _open(source, schema, pseudonyms)
+    names = () if schema.header else [column.name for column in schema.columns]
+    reader = open_table(source, keyed=pseudonyms.content_hash(), delimiter=schema.delimiter, names=names)
     with Spill(folder) as kept:
-        reading = _Reading(
-            schema=schema, policy=policy, pseudonyms=pseudonyms, file=reader.name, clean=clean, kept=kept
-        )
+        file = named or reader.name
+        reading = _Reading(schema=schema, policy=policy, pseudonyms=pseudonyms, file=file, clean=clean, kept=kept)
         _check_header(reader, reading)
         for batch in reader.batches([column.name for column in reading.vouched], BATCH_ROWS):
             reading.take(batch)
@@ -175,15 +194,6 @@ def _clean_rows(
             rejected=reading.rejected,
             report=_report(reading, recoding, input_hmac=reader.fingerprint()),
         )
-
-
-def _open(source: Path | SqlTable, schema: SchemaFacts, pseudonyms: Pseudonyms) -> TableReader:
-    return open_table(
-        source,
-        keyed=pseudonyms.content_hash(),
-        delimiter=schema.delimiter,
-        names=() if schema.header else [column.name for column in schema.columns],
-    )
 
 
 class _Reading:

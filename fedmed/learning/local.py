@@ -14,9 +14,10 @@ What it does not do: charge the ledger, touch files, know who asks.
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -27,14 +28,17 @@ from fedmed.data.source import Cohort
 from fedmed.errors import DataError, ModelError
 from fedmed.learning.machine import Bounds, Machine, at_work
 from fedmed.learning.memory import Memory, gradient_at, split
+from fedmed.model_spec import Precision
 from fedmed.models.build import record_losses, scores
 from fedmed.models.lora import layer_of, whole_weights_trained
 from fedmed.models.vector import Layout
-from fedmed.privacy.descent import train_plain
+from fedmed.privacy.ceiling import fitting
+from fedmed.privacy.descent import TrainReport, train_plain
 from fedmed.privacy.engine import per_record_gradients, train_private
 from fedmed.privacy.gradients import device_of
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.precision import computing
+from fedmed.privacy.rehearsal import LARGEST_BATCH
 from fedmed.privacy.release import clipped_sum, private_sum
 from fedmed.records import ContinualSpec, ModelSpec, PrivacySpec, TrainingSpec
 
@@ -82,6 +86,7 @@ def train_locally(
     own: NDArray[np.float32] | None = None,
     spec: ModelSpec | None = None,
     machine: Machine | None = None,
+    at_once: int | None = None,
 ) -> Trained:
     """Train from the round's model, or from the site's own, and return the difference from the round's.
 
@@ -96,11 +101,10 @@ def train_locally(
         own: The site's own model, where it keeps one, shape `[size]`.
         spec: Of the model; its precision and checkpointing count. None is float32 without checkpointing.
         machine: What to compute on; None is the processor without a ceiling.
+        at_once: Records at a time, as `rehearsal` found for this machine; None measures it where there is a ceiling.
 
     Raises:
-        ConfigError: The machine has not the precision.
-        ModelError: The module can't be trained record by record.
-        RefusedError: Not one record fits under the machine's ceiling.
+        ConfigError, ModelError, RefusedError: As `rehearsal.rehearse_training`.
     """
     layout = Layout.of(module)
     layout.write(module, start if own is None else own)
@@ -108,11 +112,10 @@ def train_locally(
     if privacy.trust_model == "distributed":  # one step from the round's model, which pulls nowhere there
         pull = 0.0 if memory is None else gradient_at(module, memory)
         with at_work(module, machine, spec) as bounds:
-            total, nonfinite = _clipped_gradients(module, inputs, labels, clip_norm=privacy.clip_norm, bounds=bounds)
+            total, nonfinite = _clipped_gradients(module, inputs, labels, privacy.clip_norm, _sizes(bounds, at_once))
         return Trained(delta=-training.learning_rate * (total / len(labels) + pull), nonfinite=nonfinite)
     penalty, weight_pull = split(start, memory, mu=training.proximal)
-    private = partial(train_private, clip_norm=privacy.clip_norm, noise_multiplier=privacy.noise_multiplier)
-    train = private if privacy.private else train_plain
+    train = _training(privacy)
     with at_work(module, machine, spec) as bounds:
         report = train(
             module,
@@ -127,33 +130,47 @@ def train_locally(
             noise=noise,
             penalty=penalty,
             penalty_gradient=weight_pull,
-            memory_bytes=bounds.memory_bytes,
-            precision=bounds.precision,
+            **_sizes(bounds, at_once),
         )
     return Trained(delta=layout.read(module) - start, nonfinite=report.nonfinite)
 
 
+def _training(privacy: PrivacySpec) -> Callable[..., TrainReport]:
+    """Return what trains under a plan's privacy."""
+    if not privacy.private:
+        return train_plain
+    return partial(train_private, clip_norm=privacy.clip_norm, noise_multiplier=privacy.noise_multiplier)
+
+
 def _clipped_gradients(
-    module: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, *, clip_norm: float, bounds: Bounds
+    module: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, clip_norm: float, sizes: "_Sizes"
 ) -> tuple[NDArray[np.float64], int]:
     """Return the sum of the clipped gradients of all records, shape `[size]`, and how many weren't finite.
 
     The noise is added in the ring.
     """
     module.train()
-    blocks = per_record_gradients(
-        module,
-        loss=record_losses,
-        inputs=inputs,
-        labels=labels,
-        memory_bytes=bounds.memory_bytes,
-        precision=bounds.precision,
-    )
+    blocks = per_record_gradients(module, loss=record_losses, inputs=inputs, labels=labels, **sizes)
     total, nonfinite = torch.zeros(Layout.of(module).size, dtype=torch.float64), 0
     for block in blocks:
         total += clipped_sum(block, clip_norm).cpu()
         nonfinite += int((~torch.isfinite(block).all(1)).sum())
     return total.numpy(), nonfinite
+
+
+class _Sizes(TypedDict):
+    """How much is computed at a time, and in what."""
+
+    physical_batch: int
+    memory_bytes: int | None
+    precision: Precision
+
+
+def _sizes(bounds: Bounds, at_once: int | None, *, most: int = LARGEST_BATCH) -> _Sizes:
+    """Return at most `most` records at a time: as many as were found to fit, else as many as will be found."""
+    if at_once is not None:
+        return {"physical_batch": min(most, at_once), "memory_bytes": None, "precision": bounds.precision}
+    return {"physical_batch": most, "memory_bytes": bounds.memory_bytes, "precision": bounds.precision}
 
 
 def evaluate(
@@ -164,12 +181,27 @@ def evaluate(
     spec: ModelSpec | None = None,
     machine: Machine | None = None,
 ) -> Evaluation:
-    """Evaluate a model on held-out records, in the precision that it was trained in."""
+    """Evaluate a model on held-out records, in the precision that it was trained in.
+
+    Args:
+        module: Its trainable part is overwritten by `model`.
+        model: Shape `[size]`.
+        cohort: The held-out records.
+        spec: As for `train_locally`.
+        machine: Likewise; under a ceiling, as many records at a time as fit.
+
+    Raises:
+        ConfigError: The machine has not the precision.
+        RefusedError: Not one record fits under the machine's ceiling.
+    """
     Layout.of(module).write(module, model)
     inputs, labels = _tensors(cohort)
     module.eval()
     with torch.no_grad(), at_work(module, machine, spec) as bounds, computing(module, bounds.precision):
-        logits = module(inputs.to(device_of(module))).cpu()
+        size, device = len(labels), device_of(module)
+        if bounds.memory_bytes is not None:
+            size = fitting(module, lambda rows, _: module(rows), inputs, labels, memory_bytes=bounds.memory_bytes)
+        logits = torch.cat([module(some.to(device)).cpu() for some in torch.split(inputs, size)])
         losses = record_losses(logits, labels)
         probabilities = scores(logits)
     return Evaluation(
@@ -191,6 +223,7 @@ def fisher_sum(
     noise: NoiseSource,
     spec: ModelSpec | None = None,
     machine: Machine | None = None,
+    at_once: int | None = None,
 ) -> NDArray[np.float64]:
     """Return the bounded (and, if private, noised) sum of squared per-record gradients.
 
@@ -206,6 +239,7 @@ def fisher_sum(
         noise: Where it comes from.
         spec: Of the model; its adapter's scale is needed for `delta-w`.
         machine: As for `train_locally`.
+        at_once: Likewise.
     """
     Layout.of(module).write(module, model)
     inputs, labels = _tensors(cohort)
@@ -219,7 +253,7 @@ def fisher_sum(
     module.eval()
     if continual.fisher == "coordinates":
         with at_work(module, machine, spec) as bounds:
-            blocks = gradients_of(memory_bytes=bounds.memory_bytes, precision=bounds.precision)
+            blocks = gradients_of(**_sizes(bounds, at_once))
             squared: Iterable[torch.Tensor] = (block.square() for block in blocks)
             return _bounded_sum(squared, clip_norm=continual.fisher_clip_norm, privacy=privacy, noise=noise)
     if spec is None:
@@ -227,10 +261,14 @@ def fisher_sum(
     with whole_weights_trained(module), at_work(module, machine, spec) as bounds:
         layout = Layout.of(module)
         scale = torch.from_numpy(_weight_scale(layout, spec)).to(device_of(module))
-        rows = max(1, min(256, _LARGEST_BLOCK // layout.size))
-        blocks = gradients_of(physical_batch=rows, memory_bytes=bounds.memory_bytes, precision=bounds.precision)
+        blocks = gradients_of(**_sizes(bounds, at_once, most=block_rows(layout)))
         squared = ((block * scale).square() for block in blocks)
         return _bounded_sum(squared, clip_norm=continual.fisher_clip_norm, privacy=privacy, noise=noise)
+
+
+def block_rows(layout: Layout) -> int:
+    """Return how many wide gradients of records are in memory at once, at most."""
+    return max(1, min(LARGEST_BATCH, _LARGEST_BLOCK // layout.size))
 
 
 def _weight_scale(layout: Layout, spec: ModelSpec) -> NDArray[np.float32]:

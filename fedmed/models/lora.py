@@ -26,7 +26,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from fedmed.errors import ModelError
-from fedmed.models.reading import ReadingModel
+from fedmed.models.reading import ReadingModel, require_precision
 from fedmed.models.vector import Layout
 from fedmed.records import ModelSpec
 
@@ -42,7 +42,11 @@ def attach_adapter(module: nn.Module, spec: ModelSpec, *, seed: int) -> nn.Modul
         module: The public base; with `adapter=lora` it is wrapped by PEFT in place.
         spec: Rank, alpha and rule of the adapter.
         seed: Determines A, so that every site starts from the same adapter.
+
+    Raises:
+        ModelError: The module can't be computed in the precision of `spec`.
     """
+    require_precision(module, spec.precision)
     if spec.adapter == "full":
         return module.requires_grad_(requires_grad=True)
     reading = module if isinstance(module, ReadingModel) else None

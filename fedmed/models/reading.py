@@ -14,7 +14,7 @@ What it does not do: know any family (see `text`, `language`, `vision`).
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import torch
 from peft import LoraConfig, PeftModel
@@ -22,8 +22,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from fedmed.errors import ModelError
+from fedmed.model_spec import Precision
 from fedmed.models.architecture import Part
 
+_FLOAT32_ALONE: Final = {"deberta": "it masks with a number that only float32 has (DeBERTa v2 and v3 don't)"}
+"""Kinds of models that transformers computes in float32 alone, and why."""
 _EVALUATED = 16
 """Records at a time without gradients."""
 
@@ -119,6 +122,23 @@ def read_through(reader: Reader, model: nn.Module, rows: Tensor, *, training: bo
         read_through(reader, model, part, training=training, longest=longest) for part in torch.split(rows, _EVALUATED)
     ]
     return torch.cat(parts)
+
+
+def require_precision(module: nn.Module, precision: Precision) -> None:
+    """Raise unless the pretrained models in `module` can compute in `precision`.
+
+    Raises:
+        ModelError: One can't; the message names its kind and the cure.
+    """
+    if precision == "fp32":
+        return
+    for part in module.modules():
+        kind = part.config.model_type if isinstance(part, PreTrainedModel) else ""
+        if kind in _FLOAT32_ALONE:
+            raise ModelError(
+                f"model.precision: a {kind} model can't be computed in {precision}: {_FLOAT32_ALONE[kind]}; take"
+                " model.precision=fp32, or another model"
+            )
 
 
 @contextmanager

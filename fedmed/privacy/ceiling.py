@@ -64,7 +64,7 @@ def fitting(
     fitting = int((memory_bytes - held) / (each * _MARGIN))
     if fitting < 1:
         raise RefusedError(
-            f"this site trains with {_gib(memory_bytes)} of memory at most; one record of this model needs about"
+            f"this site computes with {_gib(memory_bytes)} of memory at most; one record of this model needs about"
             f" {_gib(held + each)}, the model among them; raise the site's memory_gb, or use checkpointing"
         )
     return fitting

@@ -79,24 +79,8 @@ def train_plain(
 ) -> TrainReport:
     """Train like `train_private`, without clip and noise: same loop, same samples, no privacy.
 
-    Records with a non-finite loss are left out and counted.
-
-    Args:
-        module: Maps a batch of inputs to one tensor; comes back in the mode it came in.
-        loss: One loss per record.
-        inputs: All records of the site, the first dimension counts them.
-        labels: Their labels.
-        steps: Number of steps, each on a fresh Poisson sample.
-        sample_rate: Probability with which a record takes part in a step.
-        expected_batch: What the summed gradient is divided by.
-        learning_rate: Of stochastic gradient descent.
-        momentum: Of stochastic gradient descent.
-        noise: Where sampling comes from.
-        penalty_gradient: Added to the gradient.
-        penalty: Pull towards an anchor; its gradient is added too.
-        physical_batch: Most records in memory at once; doesn't change the result.
-        memory_bytes: Most that tensors may hold, weights among them; as many records at once as fit under it.
-        precision: What frozen layers compute in.
+    Records with a non-finite loss are left out and counted. Arguments are `train_private`'s; `expected_batch` is what
+    the summed gradient is divided by, and only sampling comes from `noise`.
 
     Raises:
         ConfigError: A number is out of range.
@@ -111,7 +95,7 @@ def train_plain(
     )
 
     def backward(some_inputs: Tensor, some_labels: Tensor) -> int:
-        return _plain_backward(module, loss, some_inputs, some_labels)
+        return plain_backward(module, loss, some_inputs, some_labels)
 
     def step(rows: Tensor) -> int:
         descent.sgd.zero_grad()
@@ -216,6 +200,13 @@ class Descent:
     ) -> "Descent":
         """Return the descent of a module.
 
+        Args:
+            module: Its trainable parameters descend.
+            learning_rate: Of stochastic gradient descent.
+            momentum: Likewise.
+            penalty_gradient: Added to the gradient, after clip and noise; it doesn't depend on the records.
+            penalty: Pull towards an anchor; its gradient is added too.
+
         Raises:
             ModelError: The module has nothing to train, or the penalty's anchor isn't of the trainable parameters.
         """
@@ -234,7 +225,7 @@ class Descent:
         Args:
             step: Fills the gradients from the given rows and returns how many records weren't finite.
             records: How many there are.
-            steps: How often.
+            steps: How often, each time on a fresh Poisson sample.
             sample_rate: Probability with which a record takes part in a step.
             noise: Where sampling comes from.
         """
@@ -306,7 +297,7 @@ def _average(parameters: Mapping[str, nn.Parameter], expected_batch: float) -> N
             raise DataError(f"parameter {name!r}: finite losses gave a non-finite gradient; lower the learning rate")
 
 
-def _plain_backward(module: nn.Module, loss: Loss, inputs: Tensor, labels: Tensor) -> int:
+def plain_backward(module: nn.Module, loss: Loss, inputs: Tensor, labels: Tensor) -> int:
     """Add the gradient of the summed finite losses; return how many records weren't finite."""
     losses = record_losses(loss, module(inputs), labels)
     finite = torch.isfinite(losses)

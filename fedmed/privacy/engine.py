@@ -7,7 +7,7 @@ Rules:
     * Each record contributes its own gradient, clipped to one norm; noise is added once per step
       to the sum, from a `NoiseSource`; a penalty on the parameters joins after clip and noise.
     * Per-record gradients come from `per_record` where that covers the whole module, else from Opacus'
-      hooks. Either is tried on synthetic records before a training touches real ones (see `gradients`);
+      hooks. Either is tried on synthetic records before a training touches real ones (`per_record_trial`);
       Opacus also takes over what the first doesn't get right. Ghost clipping isn't offered.
     * A record with a non-finite gradient counts as zero; an empty batch is a step of pure noise.
     * The module that comes back is the module that went in: no hooks, no attributes, even after an error.
@@ -81,6 +81,7 @@ __all__ = [
     "private_sum",
     "train_plain",
     "train_private",
+    "tried_capture",
 ]
 
 _CLIP_SHAVE = 1e-5
@@ -119,25 +120,11 @@ def train_private(
     Guarantees: the trained parameters are the output of `Event(noise_multiplier, sample_rate, steps)`,
     provided `expected_batch`, `penalty_gradient` and `penalty` don't depend on the records.
 
-    Args:
-        module: Maps a batch of inputs to one tensor; comes back without hooks, in the mode it came in.
-        loss: One loss per record, which depends on that record only.
-        inputs: All records of the site, the first dimension counts them.
-        labels: Their labels.
-        steps: Number of steps, each on a fresh Poisson sample.
-        sample_rate: Probability with which a record takes part in a step.
-        expected_batch: What the noisy sum is divided by: a public number.
-        clip_norm: Largest norm of one record's gradient.
-        noise_multiplier: Standard deviation of the noise over `clip_norm`.
-        learning_rate: Of stochastic gradient descent.
-        momentum: Of stochastic gradient descent.
-        noise: Where noise and sampling come from.
-        penalty_gradient: Added to the gradient after clip and noise.
-        penalty: Pull towards an anchor; its gradient is added after clip and noise too.
-        physical_batch: Most records in memory at once; doesn't change the result.
-        memory_bytes: Most that tensors may hold, weights among them; as many records at once as fit under it.
-        precision: What frozen layers compute in; what is trained, clipped, summed and noised is float32 or more.
-        capturing: `direct_capture` or `hooked_capture`; None takes the first wherever it applies.
+    A record's gradient is cut to `clip_norm`; the noise's standard deviation is `noise_multiplier` times that, and the
+    noisy sum is divided by `expected_batch`, a public number. `module` maps a batch of inputs to one tensor, and comes
+    back without hooks, in the mode it came in; `loss` gives one loss per record, which depends on that record only.
+    `capturing` is `direct_capture` or `hooked_capture`; None takes the first wherever it applies. The other arguments
+    are explained at `Descent.of`, `Descent.run` and `blocks`, which take them; `physical_batch` is its `most`.
 
     Raises:
         ConfigError: A number is out of range.
@@ -153,16 +140,15 @@ def train_private(
     )
     with (
         training_mode(module),
-        _tried_capture(module, loss, inputs, labels, chosen=capturing, precision=precision) as capture,
+        tried_capture(module, loss, inputs, labels, chosen=capturing, precision=precision) as capture,
     ):
         blockwise, records = blocks(
             module, capture, inputs, labels, precision=precision, most=physical_batch, memory_bytes=memory_bytes,
             expected=expected_batch,
         )  # fmt: skip
-        optimizer = _PrivateOptimizer(
-            descent.sgd, noise_multiplier=noise_multiplier, max_grad_norm=clip_norm, expected_batch_size=expected_batch
+        optimizer = _PrivateOptimizer.of(
+            descent, noise_multiplier=noise_multiplier, clip_norm=clip_norm, expected_batch=expected_batch, noise=noise
         )
-        optimizer.noise = noise
         step = partial(_private_step, optimizer, descent.parameters, blockwise, records)
         return descent.run(step, records=len(records), steps=steps, sample_rate=sample_rate, noise=noise)
 
@@ -193,7 +179,7 @@ def per_record_gradients(
     with (
         training_mode(module),
         dropout_off(module),
-        _tried_capture(module, loss, inputs, labels, chosen=capturing, precision=precision) as capture,
+        tried_capture(module, loss, inputs, labels, chosen=capturing, precision=precision) as capture,
     ):
         blockwise, records = blocks(
             module, capture, inputs, labels, precision=precision, most=physical_batch, memory_bytes=memory_bytes,
@@ -291,6 +277,17 @@ class _PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no t
 
     noise: NoiseSource
 
+    @classmethod
+    def of(
+        cls, descent: Descent, *, noise_multiplier: float, clip_norm: float, expected_batch: float, noise: NoiseSource
+    ) -> "_PrivateOptimizer":
+        """Return the optimizer of a descent."""
+        made = cls(
+            descent.sgd, noise_multiplier=noise_multiplier, max_grad_norm=clip_norm, expected_batch_size=expected_batch
+        )
+        made.noise = noise
+        return made
+
     def clip_and_accumulate(self) -> int:
         """Add the clipped gradients of the captured records to the sum; return how many weren't finite."""
         taking_part = [value for value in self.params if value.grad_sample is not None]
@@ -345,7 +342,7 @@ def _private_step(
 
 
 @contextmanager
-def _tried_capture(
+def tried_capture(
     module: nn.Module, loss: Loss, inputs: Tensor, labels: Tensor, *, chosen: Capturing | None, precision: Precision
 ) -> Iterator[Capture]:
     """Lend the first way to capture that applies to `module` and stands the trial; raise the refusal of the last."""

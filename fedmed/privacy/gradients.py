@@ -1,24 +1,15 @@
-"""What a module must be before its per-record gradients may be believed.
+"""What a module must be before its per-record gradients may be believed, and how it stands while they are computed.
 
-Why it exists: per-record clipping bounds one patient's influence only while the row
-that is clipped holds that patient's gradient, all of it and nothing else. Reshapes, losses
-that divide by a batch's token count, and checkpointing break this in silence.
+Why it exists: per-record clipping bounds one patient's influence only while nothing couples records.
 
 Rules:
-    * The module is tried on three synthetic records, the same for every site: its captured
-      gradients must equal those of an explicit loop over single records.
-    * It is tried with other weights than its own: behind a head or a `lora_B` that starts at zero
-      every gradient is zero, and a zero shows nothing. So a trial speaks for all weights.
-    * In less than float32 a gradient alone and one in a batch may round differently, so the loop is compared coarsely,
-      which still shows a loss or a module that divides by the number of records; and each record is captured beside
-      other neighbours in another place, where its gradient must be the same to float32's last digits.
-    * Nothing here depends on a real record, so a refusal reveals none.
     * Trainable parameters are float32: noise rounded to bfloat16 protects less than it says.
+    * No normalisation learns from a batch, and no buffer remembers one.
+    * A loss is one number per record.
 
-What it does not do: capture gradients (see `engine`) or repair a module.
+What it does not do: capture gradients (see `engine`), or try them on synthetic records (see `per_record_trial`).
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import TypeAlias
@@ -39,10 +30,6 @@ Capture: TypeAlias = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 Capturing: TypeAlias = Callable[[nn.Module, Loss], AbstractContextManager[Capture]]
 """Prepares a module for capture, lends the `Capture`, and leaves the module as it was."""
 
-_RECORDS = 3
-_COARSE = 0.25
-"""Relative error of a gradient in half precision or less; to divide by a count of three is an error of two thirds."""
-_IGNORED_LABEL = -100
 _LOSS_SCALE = 1024.0
 
 
@@ -134,148 +121,10 @@ def loss_scale(precision: Precision) -> float:
     return _LOSS_SCALE if precision == "fp16" else 1.0
 
 
-def check_per_record(
-    module: nn.Module, *, loss: Loss, inputs: Tensor, labels: Tensor, capture: Capture, precision: Precision = "fp32"
-) -> None:
-    """Try `module`, `loss` and `capture` on synthetic records with the shapes of `inputs` and `labels`.
-
-    Args:
-        module: Stands in training mode; its hooks are off unless `capture` runs.
-        loss: One loss per record, scaled for `precision`.
-        inputs: Real inputs, of which only shape, dtype and device are used.
-        labels: Real labels, of which only shape, dtype and device are used.
-        capture: What the training will use, whose rows have the scale divided out.
-        precision: What frozen layers compute in.
-
-    Raises:
-        ModelError: The module can't be captured, or a captured gradient isn't its record's own.
-    """
-    parameters, coarse = trainable(module), precision != "fp32"
-    some_inputs, some_labels = (synthetic(value, _RECORDS, device_of(module)) for value in (inputs, labels))
-    with dropout_off(module), _stirred(module):
-        try:
-            alone = [
-                _explicit(
-                    module, loss, parameters, some_inputs[row : row + 1], some_labels[row : row + 1],
-                    scale=loss_scale(precision),
-                )
-                for row in range(_RECORDS)
-            ]  # fmt: skip
-            captured = capture(some_inputs, some_labels)
-            moved = _moved_away(capture, some_inputs, some_labels) if coarse else captured
-        except ModelError:
-            raise
-        except Exception as error:
-            raise ModelError(
-                f"per-record gradients can't be captured from this module ({type(error).__name__}); "
-                "see docs/explanation/privacy.md for what a private module may contain"
-            ) from error
-    for name, value in parameters.items():
-        for row, (_, expected) in enumerate(alone):
-            if not bool(torch.isfinite(expected[name]).all()):
-                raise ModelError(
-                    f"parameter {name!r}: the trial on synthetic records gave a gradient that isn't finite, which "
-                    "shows nothing; expected a finite loss for inputs that are standard normal"
-                )
-            actual = captured[name][row] if name in captured else torch.zeros_like(value)
-            elsewhere = moved[name][row] if name in moved else torch.zeros_like(value)
-            if not ((_roughly if coarse else _close)(actual, expected[name]) and _close(elsewhere, actual)):
-                raise ModelError(
-                    f"parameter {name!r}: the gradient captured for a record isn't that record's own; keep records "
-                    "on the first dimension of every layer and don't use non-reentrant checkpointing"
-                )
-    _check_decoupled(loss, torch.cat([outputs for outputs, _ in alone]), some_labels)
-
-
 def forget_gradients(parameters: Mapping[str, nn.Parameter]) -> None:
     """Drop what an earlier backward pass left on the parameters."""
     for value in parameters.values():
         value.grad = None
-
-
-@contextmanager
-def _stirred(module: nn.Module) -> Iterator[None]:
-    """Hold what `module` trains, and what is frozen at zero, a fixed random distance from where it was."""
-    before = [
-        (value, value.detach().clone())
-        for value in module.parameters()
-        if value.requires_grad or (value.is_floating_point() and not bool(value.any()))
-    ]
-    generator = torch.Generator().manual_seed(1)
-    try:
-        with torch.no_grad():
-            for value, _ in before:
-                scale = 0.5 / math.sqrt(max(1, value[0].numel())) if value.ndim > 1 and len(value) else 0.1
-                value.add_((scale * torch.randn(value.shape, generator=generator)).to(value))
-        yield
-    finally:
-        with torch.no_grad():
-            for value, old in before:
-                value.copy_(old)
-
-
-def _check_decoupled(loss: Loss, outputs: Tensor, labels: Tensor) -> None:
-    """Raise when the loss of a record depends on the other records of its batch."""
-    for variant in _label_variants(labels):
-        try:
-            together = record_losses(loss, outputs, variant)
-            alone = [record_losses(loss, outputs[row : row + 1], variant[row : row + 1])[0] for row in range(_RECORDS)]
-        except (IndexError, RuntimeError):
-            if variant is labels:
-                raise
-            continue  # this loss doesn't know ignored labels
-        if not _close(together, torch.stack(alone)):
-            raise ModelError("the loss of a record depends on its batch: average within each record, not over tokens")
-
-
-def _label_variants(labels: Tensor) -> Iterator[Tensor]:
-    yield labels
-    if labels.dtype == torch.int64 and labels.ndim > 1 and labels.device.type == "cpu":
-        uneven = labels.clone()
-        uneven[1, ..., labels.shape[-1] // 2 :] = _IGNORED_LABEL
-        yield uneven
-
-
-def _explicit(
-    module: nn.Module,
-    loss: Loss,
-    parameters: Mapping[str, nn.Parameter],
-    inputs: Tensor,
-    labels: Tensor,
-    *,
-    scale: float,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return outputs and gradient of one record; by `backward`, as re-entrant checkpointing knows no other way."""
-    forget_gradients(parameters)
-    outputs = module(inputs)
-    record_losses(loss, outputs, labels).sum().backward()  # type: ignore[no-untyped-call]
-    gradients = {}
-    for name, value in parameters.items():
-        gradients[name] = torch.zeros_like(value) if value.grad is None else value.grad / scale
-    forget_gradients(parameters)
-    return outputs.detach(), gradients
-
-
-def _moved_away(capture: Capture, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Return what is captured of each record when it stands in another place beside other neighbours."""
-    stranger, strange = (synthetic(value, 1, value.device, seed=2) for value in (inputs, labels))
-    found: dict[str, list[Tensor]] = {}
-    for row in range(_RECORDS):
-        place = (row + 1) % _RECORDS
-        around = [stranger] * _RECORDS, [strange] * _RECORDS
-        around[0][place], around[1][place] = inputs[row : row + 1], labels[row : row + 1]
-        for name, rows in capture(torch.cat(around[0]), torch.cat(around[1])).items():
-            found.setdefault(name, []).append(rows[place].clone())
-    return {name: torch.stack(rows) for name, rows in found.items()}
-
-
-def _roughly(actual: Tensor, expected: Tensor) -> bool:
-    return float((actual - expected).norm()) <= _COARSE * float(expected.norm()) + 1e-7
-
-
-def _close(actual: Tensor, expected: Tensor) -> bool:
-    scale = float(expected.detach().abs().amax()) if expected.numel() else 0.0
-    return torch.allclose(actual.float(), expected.float(), rtol=1e-3, atol=1e-4 * scale + 1e-7)
 
 
 def synthetic(like: Tensor, records: int, device: torch.device, *, seed: int = 0) -> Tensor:

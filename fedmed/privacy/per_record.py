@@ -12,7 +12,7 @@ Rules:
     * Nothing is kept on a stack, so checkpointing of either kind recomputes what it likes.
     * A row that can't be one record's, or a gradient that reached a parameter past its layer, is refused.
 
-What it does not do: clip, or judge whether a row holds its record's gradient alone (see `gradients`).
+What it does not do: clip, or judge whether a row holds its record's gradient alone (see `per_record_trial`).
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -8,7 +8,7 @@ Rules:
       precision and one way to capture. Where there is no structure to compare, every trial is made.
     * A refusal is remembered too, in the words in which it was made: they never hold data.
 
-What it does not do: make the trial (see `gradients`), or replace the checks made on every batch.
+What it does not do: make the trial (see `per_record_trial`), or replace the checks made on every batch.
 """
 
 import logging
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from fedmed.errors import ModelError
 from fedmed.model_spec import Precision
-from fedmed.privacy.gradients import Capture, Capturing, Loss, check_per_record
+from fedmed.privacy.gradients import Capture, Capturing, Loss
+from fedmed.privacy.per_record_trial import check_per_record
 from fedmed.privacy.precision import scaled, unscaled
 
 _log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ import importlib.util
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ from fedmed.released.preprocessing import Facts
 GRAPH = "model.onnx"
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 _ONE_FILE = 1 << 30
-"""Bytes of weights up to which a graph is one file; a file of protobuf ends at two of these."""
+"""Bytes of numbers up to which a graph is one file; a file of protobuf ends at two of these. Beyond, the numbers lie in
+`model.onnx.data` beside it."""
 
 
 def refuse(released: Released) -> None:  # noqa: ARG001  every form can be asked
@@ -77,8 +78,7 @@ def write(stage: Path, ports: Ports, facts: Facts) -> None:
             ) from None
         assert program is not None  # noqa: S101  it is, with dynamo
         _tidy(program.model, facts)
-        weights = sum(value.numel() * value.element_size() for value in ports.core.parameters())
-        program.save(str(stage / GRAPH), external_data=weights > _ONE_FILE)
+        program.save(str(stage / GRAPH), external_data=_bytes_of(program.model) > _ONE_FILE)
 
 
 def compute(stage: Path, ports: Ports, samples: Sequence[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
@@ -105,6 +105,17 @@ def compute(stage: Path, ports: Ports, samples: Sequence[tuple[Tensor, ...]]) ->
 def loading(released: Released) -> str:  # noqa: ARG001  every form can be asked
     """Return how the folder is loaded, as Markdown."""
     return f"`onnxruntime.InferenceSession('{GRAPH}')`; `fedmed.json` says what goes in and what comes out."
+
+
+def _bytes_of(model: Any) -> int:
+    """Return the bytes of everything that a graph holds as numbers: weights, buffers, and what was folded into it."""
+    graphs = (model.graph, *model.functions.values())
+    return sum(value.const_value.nbytes for graph in graphs for value in _initializers(graph) if value.const_value)
+
+
+def _initializers(graph: Any) -> Iterable[Any]:
+    held: Mapping[str, Any] = getattr(graph, "initializers", {})  # a function has none
+    return held.values()
 
 
 def _tidy(model: Any, facts: Facts) -> None:

@@ -25,7 +25,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from fedmed.errors import IntegrityError, ProtocolError
-from fedmed.records import canonical_json, require
+from fedmed.records import AsRead, canonical_json, require
 from fedmed.secagg import transcript
 
 VERSION: Final = 1
@@ -132,7 +132,7 @@ class RosterEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Roster:
+class Roster(AsRead):
     """The sites in ascending order of name; `serial` grows with each edition.
 
     `valid_from`, `valid_until`: the first and the last moment at which the roster is in force, as
@@ -171,7 +171,7 @@ class Roster:
         A date that is not set does not enter, so a roster without dates hashes as it did before there were any.
         """
         plain = msgspec.json.decode(canonical_json(self))
-        dateless = [name for name in ("valid_from", "valid_until") if plain[name] is None]
+        dateless = [name for name in ("valid_from", "valid_until") if plain.get(name) is None]
         return transcript.digest("roster", canonical_json({k: v for k, v in plain.items() if k not in dateless}))
 
     def require_current(self, now: datetime) -> None:

@@ -21,7 +21,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from fedmed.errors import ConfigError, IntegrityError
-from fedmed.records import build, canonical_json
+from fedmed.records import canonical_json, restore
 from fedmed.secagg.roster import Roster, SignedRoster, verify_roster
 
 FORMAT: Final = "fedmed-roster"
@@ -67,7 +67,7 @@ def roster_from_bytes(data: bytes) -> SignedRoster:
             f"roster: expected file version {VERSION}, got {plain.get('version')!r}; install the FedMed that wrote it"
         )
     try:
-        held = build(plain, _RosterFile)
+        held = restore(plain, _RosterFile)
     except ConfigError as error:
         raise IntegrityError(f"roster: expected an intact file; {error}; {_CURE}") from None
     try:

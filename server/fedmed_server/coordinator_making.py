@@ -44,7 +44,7 @@ from fedmed.errors import IntegrityError, UsageError
 from fedmed.files import write_atomic
 from fedmed.generations import CURRENT, replace_generation
 from fedmed.kits import COORDINATOR, Coordinator, moment, moment_of, open_coordinator, require_in_force
-from fedmed.records import digest, require, require_digest
+from fedmed.records import AsRead, digest, require, require_digest
 from fedmed_server import coordinator_home as homes
 from fedmed_server import register as registers
 from fedmed_server.authority import publish
@@ -59,7 +59,7 @@ _NEXT_KEY, _WAITING = "tls.next.key", "request.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CoordinatorRequest:
+class CoordinatorRequest(AsRead):
     """What a coordinator asks to be certified; `plan_key` has 32 raw bytes, `csr` is PEM."""
 
     name: str

@@ -114,10 +114,12 @@ def make_base(draft: PlanDraft, dataset: DataSet, folder: Path) -> str:
     from fedmed.data.tabular import row_names  # noqa: PLC0415  other commands start without polars
     from fedmed.learning.pretrain import pretrain_base  # noqa: PLC0415  it imports torch
     from fedmed.models import Architecture, build_module, folder_digest, save_base  # noqa: PLC0415  likewise
+    from fedmed.models.reading import require_precision  # noqa: PLC0415  likewise
 
     features, classes = len(row_names(dataset.schema)), len(dataset.schema.target(draft.data.target).classes)
     architecture = Architecture.of(draft.model, features=features, classes=classes)
     module = build_module(architecture, seed=draft.seed)
+    require_precision(module, draft.model.precision)
     pretrain_base(module, features=features, seed=draft.seed)
     save_base(folder, architecture, module)
     return folder_digest(folder)

@@ -103,13 +103,36 @@ def serve(
         refused: Told why somebody was not let in.
         listening: Told once sites are served.
     """
+    _make_places(settings)
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    app = create_app(_lifespan_config(settings, secret), SuperLinkLifespan)
+    _unburden(app.state.linkstate_factory.state())
+    fleet, local = _with_bells(app)
+    door = Gate(_Takeover(fleet, app.state.linkstate_factory), doorkeeper, refused=refused)
+    outside = _outside(settings, door, context, certified_protocol(doorkeeper, refused))
+    inside = uvicorn.Config(
+        local,
+        uds=str(settings.socket),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=ENDING_S,
+    )
+    registry = _Registry(app.state.linkstate_factory, members, refused)
+    constants.__dict__["SSL_HANDSHAKE_TIMEOUT"] = HANDSHAKE_S  # asyncio has no other way, and uvicorn hands none on
+    asyncio.run(_serve(inside, outside, registry, settings.socket, listening))
+
+
+def _make_places(settings: SuperLinkSettings) -> None:
+    """Make the folders of database and socket, for the owner alone, and take an old socket away."""
     settings.database.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     settings.socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     settings.socket.parent.chmod(0o700)  # uvicorn opens the socket to everybody for a moment
     settings.socket.unlink(missing_ok=True)
-    logging.getLogger("flwr").setLevel(logging.WARNING)
-    app = create_app(_lifespan_config(settings, secret), SuperLinkLifespan)
-    _unburden(app.state.linkstate_factory.state())
+
+
+def _with_bells(app: Application) -> tuple[LongPoll, LongPoll]:
+    """Return Flower's application for the sites and for the coordinator's own, each woken by what the other brings."""
     messages, replies = Bell(), Bell()
     fleet = LongPoll(
         app,
@@ -125,11 +148,18 @@ def serve(
         caller_header=RUNTIME_TOKEN_HEADER,
         longest_s=STUDY_WAITS_S,
     )
-    outside = uvicorn.Config(
-        Gate(_Takeover(fleet, app.state.linkstate_factory), doorkeeper, refused=refused),
+    return fleet, local
+
+
+def _outside(
+    settings: SuperLinkSettings, door: Application, context: ssl.SSLContext, protocol: type[asyncio.Protocol]
+) -> uvicorn.Config:
+    """Return how sites are served."""
+    return uvicorn.Config(
+        door,
         host=settings.host,
         port=settings.port,
-        http=certified_protocol(doorkeeper, refused),
+        http=protocol,
         limit_concurrency=MOST_REQUESTS,
         ws="none",
         ssl_context_factory=lambda _config, _default: context,
@@ -141,17 +171,6 @@ def serve(
         access_log=False,
         timeout_graceful_shutdown=ENDING_S,
     )
-    inside = uvicorn.Config(
-        local,
-        uds=str(settings.socket),
-        ws="none",
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=ENDING_S,
-    )
-    registry = _Registry(app.state.linkstate_factory, members, refused)
-    constants.__dict__["SSL_HANDSHAKE_TIMEOUT"] = HANDSHAKE_S  # asyncio has no other way, and uvicorn hands none on
-    asyncio.run(_serve(inside, outside, registry, settings.socket, listening))
 
 
 async def _serve(

@@ -23,6 +23,7 @@ from fedmed.files import write_atomic
 from fedmed.learning.machine import Machine
 from fedmed.learning.pretrain import pretrain_base
 from fedmed.models import Architecture, build_module, folder_digest, save_base
+from fedmed.models.reading import require_precision
 from fedmed.records import MachineSpec, canonical_json
 from fedmed.secagg.shamir import Entropy
 from fedmed_sim.entropy import SimulatedEntropy
@@ -104,6 +105,7 @@ def prepare_base(settings: SimulationSettings, folder: RunFolder, names: Sequenc
         features, classes = SiteAgent.open(folder.sites / names[0]).datasets.dimensions(views(settings)[0])
         architecture = Architecture.of(settings.model, features=features, classes=classes)
         module = build_module(architecture, seed=settings.seed)
+        require_precision(module, settings.model.precision)
         pretrain_base(module, features=features, seed=settings.seed)
         save_base(folder.base, architecture, module)
     base_digest = folder_digest(folder.base)

@@ -12,6 +12,7 @@ Rules:
 What it does not do: change a schema, or show a record.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from fedmed.data.parts import IMAGES_FILE, IMAGES_KIND
 from fedmed.data.schema import DataSet
 from fedmed.data.source import Cohort, Split, View
 from fedmed.data.stored import seal_of, sealed_path
-from fedmed.data.tabular import RowSource, TabularSource, vouched_table
+from fedmed.data.tabular import RowSource, TabularSource, row_names, vouched_table
 from fedmed.deid.policy import DeidPolicy
 from fedmed.deid.pseudonyms import Pseudonyms
 from fedmed.deid.tabular import AUDIT_KIND, TABLE_FILE, DeidReport, deidentify_table
@@ -104,6 +105,7 @@ class DataSets:
                 log=self.log,
                 clean=Notes(key) if policy.free_text == "clean" else None,
                 seal=seal_of(dataset.name, TABLE_FILE, data_key),
+                named=source.name,
             )
             if dataset.schema.image is not None:
                 from fedmed.data.imaging import prepare_images  # noqa: PLC0415  it imports pydicom
@@ -116,6 +118,7 @@ class DataSets:
                     out_dir=out,
                     log=self.log,
                     key=data_key,
+                    named=source.name,
                 )
         self._items_path(dataset.name).unlink(missing_ok=True)
         self._describe(dataset)
@@ -194,8 +197,18 @@ class DataSets:
 
     def dimensions(self, data: DataSpec) -> tuple[int, int]:
         """Return how many features and classes a view has; both follow from the schema alone."""
-        source = self.source(data.schema)
-        return len(source.features), len(source.schema.target(data.target).classes)
+        schema = self._dataset(data.schema).schema
+        return len(row_names(schema)), len(schema.target(data.target).classes)
+
+    def version(self, name: str) -> str:
+        """Return what changes whenever a data set is prepared anew: a digest of what is known of it without reading it.
+
+        It is made of the description, of the items' manifest where there are some, and of the last word of the audit
+        log on its table and images.
+        """
+        parts = [self._description(name).read_bytes(), canonical_json(self._items(name))]
+        parts += [canonical_json(dict(self._last_entry(kind, name))) for kind in (AUDIT_KIND, IMAGES_KIND)]
+        return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
     def counts(self, data: DataSpec) -> RecordCounts:
         """Return what became of every row of the table that the audit log vouches for, under a plan's view.

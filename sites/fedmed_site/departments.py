@@ -18,19 +18,21 @@ What it does not do: train with others, or say how much noise a department can b
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from typing import Final
 
 import numpy as np
 from torch import nn
 
-from fedmed.data.source import Cohort
+from fedmed.data.source import Cohort, Split
 from fedmed.deid.tabular import AUDIT_KIND
 from fedmed.errors import RefusedError, UsageError
 from fedmed.files import locked
-from fedmed.learning.local import evaluate, train_locally
+from fedmed.learning.local import Evaluation, Trained, evaluate, train_locally
+from fedmed.learning.rehearsal import rehearse_training
 from fedmed.privacy.engine import PrvAccountant
 from fedmed.privacy.noise import NoiseSource, SeededNoise, SystemNoise
 from fedmed.privacy.plan import Event, calibrate
@@ -40,9 +42,10 @@ from fedmed_site.agent import SiteAgent
 from fedmed_site.approvals import written
 from fedmed_site.home import SiteHome
 from fedmed_site.manifest import ITEM_KIND
-from fedmed_site.normaliser import Normaliser
-from fedmed_site.prediction import module_with
+from fedmed_site.normaliser import Normaliser, Statistics
+from fedmed_site.plan_model import machine_for, module_with
 
+_SPLITS: Final[tuple[Split, ...]] = ("train", "test")
 ADAPTED_KIND = "departments-adapted"
 EVALUATED, COMPARED = "department ", "shared on "
 """How the stage of an evaluation of a department's adapter begins, and that of the shared one on its records."""
@@ -97,28 +100,35 @@ def adapt(home: SiteHome, plan: Plan, how: Adaptation, *, by: str, now: datetime
     Raises:
         UsageError: The site has no shared adapter of the study, or the column names no departments.
         BudgetError: The ledger's cap would be passed; nothing was trained.
-        RefusedError: No department has as many training records as the site's policy asks for.
+        RefusedError: This site can't compute the plan's model, or no department has as many training records as the
+            site's policy asks for.
     """
     agent = SiteAgent(home)
     with locked(home.lock_path):
         shared = Adapters(home.root / "adapters").read(digest(plan), SHARED)
         _refuse_column(agent, plan, how.column)
+        machine = machine_for(home, plan)
+        statistics = Normaliser(home.normalisation).stored(plan.data, digest(plan))
         privacy, event = _privacy(how, agent.ledger(plan.data.schema).delta)
+        features, _ = agent.datasets.dimensions(plan.data)
+        module = module_with(home, plan, shared)
+        at_once = rehearse_training(module, features=features, privacy=privacy, spec=plan.model, machine=machine)
         charge = f"{digest(plan)}/adapt/{how.column}/{secrets.token_hex(4)}"
         _charge(agent, plan, charge, event, how)
-        train = agent.datasets.load_parts(plan.data, "train", how.column)
-        test = agent.datasets.load_parts(plan.data, "test", how.column)
-        statistics = Normaliser(home.normalisation).stored(plan.data, digest(plan))
-        ready = {value: part for value, part in train.items() if len(part) >= home.record().policy.min_records}
-        if not ready:
-            raise RefusedError(
-                f"no department of {how.column} has {home.record().policy.min_records} training records, the policy's"
-                " min_records; nothing was trained, and the charge stays"
-            )
-        if statistics is not None:
-            ready, test = ({v: statistics.apply(part) for v, part in parts.items()} for parts in (ready, test))
-        train_one = partial(_trained, home=home, plan=plan, shared=shared, how=how, privacy=privacy)
-        trained = {value: train_one(part) for value, part in sorted(ready.items())}
+        train, test = (_parts(agent, plan, split, how.column, statistics) for split in _SPLITS)
+        ready = _large_enough(train, how.column, least=home.record().policy.min_records)
+        fit = partial(
+            train_locally,
+            training=how.training(plan),
+            privacy=privacy,
+            spec=plan.model,
+            machine=machine,
+            at_once=at_once,
+        )
+        trained = {
+            value: _trained(part, module_with(home, plan, shared), shared, partial(fit, noise=_noise(privacy)))
+            for value, part in sorted(ready.items())
+        }
         agent.ledger(plan.data.schema).release(charge, _fingerprint(trained))
         entries = {value: _entry(plan, how, value, shared, now) for value in trained}
         for value, vector in trained.items():
@@ -127,8 +137,8 @@ def adapt(home: SiteHome, plan: Plan, how: Adaptation, *, by: str, now: datetime
         module = module_with(home, plan, shared)
         return tuple(
             _department(
-                agent, plan, module, test[value], name=department_name(how.column, value),
-                vectors=(trained.get(value), shared.vector),
+                agent, plan, partial(evaluate, module, spec=plan.model, machine=machine), test[value],
+                name=department_name(how.column, value), vectors=(trained.get(value), shared.vector),
             )
             for value in train
         )  # fmt: skip
@@ -141,6 +151,27 @@ def department_name(column: str, value: str) -> str:
     'ward=cardiology'
     """
     return f"{column}={value}"
+
+
+def _parts(agent: SiteAgent, plan: Plan, split: Split, column: str, statistics: Statistics | None) -> dict[str, Cohort]:
+    """Return the records of each department, standardised as the study had them."""
+    found = agent.datasets.load_parts(plan.data, split, column)
+    return found if statistics is None else {value: statistics.apply(part) for value, part in found.items()}
+
+
+def _large_enough(parts: Mapping[str, Cohort], column: str, *, least: int) -> dict[str, Cohort]:
+    """Return the departments with as many training records as the policy asks for.
+
+    Raises:
+        RefusedError: None has.
+    """
+    ready = {value: part for value, part in parts.items() if len(part) >= least}
+    if not ready:
+        raise RefusedError(
+            f"no department of {column} has {least} training records, the policy's min_records; nothing was trained,"
+            " and the charge stays"
+        )
+    return ready
 
 
 def _refuse_column(agent: SiteAgent, plan: Plan, column: str) -> None:
@@ -190,19 +221,9 @@ def _charge(agent: SiteAgent, plan: Plan, charge: str, event: Event | None, how:
         ledger.charge(charge, event, purpose=purpose)
 
 
-def _trained(
-    part: Cohort, *, home: SiteHome, plan: Plan, shared: Adapter, how: Adaptation, privacy: PrivacySpec
-) -> Vector:
+def _trained(part: Cohort, module: nn.Module, shared: Adapter, fit: Callable[..., Trained]) -> Vector:
     """Return a department's adapter, shape `[size]`."""
-    found = train_locally(
-        module_with(home, plan, shared),
-        shared.vector,
-        part,
-        training=how.training(plan),
-        privacy=privacy,
-        noise=_noise(privacy),
-    )
-    return np.asarray(shared.vector + found.delta, dtype=np.float32)
+    return np.asarray(shared.vector + fit(module, shared.vector, part).delta, dtype=np.float32)
 
 
 def _noise(privacy: PrivacySpec) -> NoiseSource:
@@ -241,7 +262,7 @@ def _facts(
 def _department(
     agent: SiteAgent,
     plan: Plan,
-    module: nn.Module,
+    evaluated: Callable[[Vector, Cohort], Evaluation],
     held_out: Cohort,
     *,
     name: str,
@@ -251,7 +272,7 @@ def _department(
     own, shared = vectors
     if own is None or not len(held_out):
         return Department(name=name, trained=own is not None, held_out=len(held_out))
-    of_own, of_shared = evaluate(module, own, held_out), evaluate(module, shared, held_out)
+    of_own, of_shared = evaluated(own, held_out), evaluated(shared, held_out)
     agent.evaluations.add_stage(plan, f"{EVALUATED}{name}", of_own)
     agent.evaluations.add_stage(plan, f"{COMPARED}{name}", of_shared)
     return Department(

@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol, Self
+from typing import Any, ClassVar, Final, Protocol, Self
 
 import httpx
 import uvicorn
@@ -117,73 +117,96 @@ def fleet_client(
         reports: Told of foreign bundles and refusals.
         rest: Waits, after a refusal that nothing here can cure.
     """
+    hooks_of_it = _Hooks(context=context, received=received, answered=answered, reports=reports, rest=rest)
 
-    class _Client(FleetHttpClient):
-        @classmethod
-        def from_server_address(
-            cls,
-            server_address: str,
-            insecure: bool,  # noqa: ARG003, FBT001  Flower's signature
-            root_certificates: bytes | str | None,  # noqa: ARG003  likewise
-            interceptors: Sequence[ProtobufClientInterceptor],
-            *,
-            retry_invoker: RetryInvoker | None = None,
-        ) -> Self:
-            client = cls(
-                f"https://{server_address}", interceptors=interceptors, verify=context, retry_invoker=retry_invoker
-            )
-            inner: Any = client._client
-            inner.follow_redirects = False  # a coordinator could send requests into the hospital's own network
-            inner.headers["accept-encoding"] = "identity"  # nothing grows when it is unpacked
-            return client
+    class Bound(_Client):
+        hooks = hooks_of_it
 
-        def _unary_unary(self, **call: Any) -> Any:
-            try:
-                return super()._unary_unary(**call)
-            except httpx.ProxyError as error:  # Flower would end for it
-                reports.proxy(str(error)[:100])
-                raise httpx.ConnectError("the proxy gave no way") from error
-            except httpx.HTTPStatusError as error:
-                status = error.response.status_code
-                if status == httpx.codes.UNAUTHORIZED or (
-                    status == httpx.codes.FORBIDDEN and not error.response.content  # the gate's; Flower gives reasons
-                ):
-                    reports.refused(status, error.response.headers.get("date", ""))
-                if status == httpx.codes.FORBIDDEN and not error.response.content:
-                    rest(REFUSED_REST_S)
-                raise
+    return Bound
 
-        def ConfirmMessageReceived(  # noqa: N802  Flower's name
-            self, request: ConfirmMessageReceivedRequest
-        ) -> ConfirmMessageReceivedResponse:
-            try:
-                response = super().ConfirmMessageReceived(request)
-            except httpx.HTTPStatusError as error:
-                if error.response.status_code == httpx.codes.FORBIDDEN and error.response.content:
-                    raise ConnectionAbortedError(ENDED) from None
-                raise
-            received(request.message_object_id)
-            return response
 
-        def PushMessages(self, request: PushMessagesRequest) -> PushMessagesResponse:  # noqa: N802  Flower's name
-            for message in request.messages_list:
-                answered(message.metadata.reply_to_message_id)
-            return super().PushMessages(request)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Hooks:
+    """What `fleet_client` was given."""
 
-        def GetRun(self, request: GetRunRequest) -> GetRunResponse:  # noqa: N802  Flower's name
-            response = super().GetRun(request)
-            response.run.primary_task_type = TaskType.SERVER_APP  # any other makes tasks that nobody here takes
-            if response.run.fab_hash != bundle_digest():
-                reports.foreign(response.run.fab_hash)
-                response.run.fab_hash = bundle_digest()
-                response.run.fab_version = FOREIGN  # what the agent refuses
-            return response
+    context: ssl.SSLContext
+    received: Callable[[str], None]
+    answered: Callable[[str], None]
+    reports: Reports
+    rest: Callable[[float], None]
 
-        def GetFab(self, request: GetFabRequest) -> GetFabResponse:  # noqa: ARG002, N802  Flower's name
-            """Return the installed bundle; none is ever asked for."""
-            return GetFabResponse(fab=Fab(hash_str=bundle_digest(), content=bundle()))
 
-    return _Client
+class _Client(FleetHttpClient):
+    """Flower's client, told what it may not do and whom to tell of what comes."""
+
+    hooks: ClassVar[_Hooks]
+
+    @classmethod
+    def from_server_address(
+        cls,
+        server_address: str,
+        insecure: bool,  # noqa: ARG003, FBT001  Flower's signature
+        root_certificates: bytes | str | None,  # noqa: ARG003  likewise
+        interceptors: Sequence[ProtobufClientInterceptor],
+        *,
+        retry_invoker: RetryInvoker | None = None,
+    ) -> Self:
+        client = cls(
+            f"https://{server_address}",
+            interceptors=interceptors,
+            verify=cls.hooks.context,
+            retry_invoker=retry_invoker,
+        )
+        inner: Any = client._client
+        inner.follow_redirects = False  # a coordinator could send requests into the hospital's own network
+        inner.headers["accept-encoding"] = "identity"  # nothing grows when it is unpacked
+        return client
+
+    def _unary_unary(self, **call: Any) -> Any:
+        try:
+            return super()._unary_unary(**call)
+        except httpx.ProxyError as error:  # Flower would end for it
+            self.hooks.reports.proxy(str(error)[:100])
+            raise httpx.ConnectError("the proxy gave no way") from error
+        except httpx.HTTPStatusError as error:
+            status = error.response.status_code
+            if status == httpx.codes.UNAUTHORIZED or (
+                status == httpx.codes.FORBIDDEN and not error.response.content  # the gate's; Flower gives reasons
+            ):
+                self.hooks.reports.refused(status, error.response.headers.get("date", ""))
+            if status == httpx.codes.FORBIDDEN and not error.response.content:
+                self.hooks.rest(REFUSED_REST_S)
+            raise
+
+    def ConfirmMessageReceived(  # noqa: N802  Flower's name
+        self, request: ConfirmMessageReceivedRequest
+    ) -> ConfirmMessageReceivedResponse:
+        try:
+            response = super().ConfirmMessageReceived(request)
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code == httpx.codes.FORBIDDEN and error.response.content:
+                raise ConnectionAbortedError(ENDED) from None
+            raise
+        self.hooks.received(request.message_object_id)
+        return response
+
+    def PushMessages(self, request: PushMessagesRequest) -> PushMessagesResponse:  # noqa: N802  Flower's name
+        for message in request.messages_list:
+            self.hooks.answered(message.metadata.reply_to_message_id)
+        return super().PushMessages(request)
+
+    def GetRun(self, request: GetRunRequest) -> GetRunResponse:  # noqa: N802  Flower's name
+        response = super().GetRun(request)
+        response.run.primary_task_type = TaskType.SERVER_APP  # any other makes tasks that nobody here takes
+        if response.run.fab_hash != bundle_digest():
+            self.hooks.reports.foreign(response.run.fab_hash)
+            response.run.fab_hash = bundle_digest()
+            response.run.fab_version = FOREIGN  # what the agent refuses
+        return response
+
+    def GetFab(self, request: GetFabRequest) -> GetFabResponse:  # noqa: ARG002, N802  Flower's name
+        """Return the installed bundle; none is ever asked for."""
+        return GetFabResponse(fab=Fab(hash_str=bundle_digest(), content=bundle()))
 
 
 def parts_of_a_message(object_ids: list[str], pull_object_fn: Callable[[str], bytes]) -> dict[str, bytes]:

@@ -3,8 +3,8 @@
 Why it exists: what a hospital helped to train is of use to it only if it can ask it about its own patients.
 
 Rules:
-    * Records go through the very door that training records went through (parsing, ages, cleaned notes), into a folder
-      in memory that is removed; labels are neither needed nor read.
+    * Records go through the very door that training records went through (parsing, ages, cleaned notes). They are in
+      this process's memory alone: no file has them under a name. Labels are neither needed nor read.
     * Every record of the file has a line in the answer: probabilities, or why there are none. No cell of it is there.
     * The answer is the owner's alone, and the audit log says who asked for it, with which adapter, and what of.
 
@@ -14,7 +14,6 @@ What it does not do: leave the site, keep a record, or judge whether a probabili
 import csv
 import hashlib
 import io
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,29 +22,27 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from torch import nn
 
-from fedmed.audit import ChainLog, Scalar
+from fedmed.audit import Scalar
 from fedmed.data.jsonl import is_jsonl, table_of
-from fedmed.data.parts import open_images
 from fedmed.data.schema import Column, DataSet, Schema
 from fedmed.data.source import Cohort
 from fedmed.data.tabular import readable_rows, row_names, rows_of_table
 from fedmed.deid.policy import DeidPolicy
 from fedmed.deid.pseudonyms import Pseudonyms
 from fedmed.deid.readers import open_table
-from fedmed.deid.tabular import QUARANTINE_FILE, TABLE_FILE, deidentify_table
+from fedmed.deid.tabular import deidentify_in_memory
 from fedmed.errors import DataError, UsageError
-from fedmed.files import write_atomic
+from fedmed.files import memory_file, write_atomic
 from fedmed.learning.local import evaluate
-from fedmed.models import attach_adapter, enter_round, load_module
 from fedmed.records import Plan, digest
-from fedmed_site.adapters import Adapter, Adapters
+from fedmed_site.adapters import Adapters
 from fedmed_site.agent import SiteAgent
 from fedmed_site.approvals import written
 from fedmed_site.datasets import Notes
 from fedmed_site.home import SiteHome
 from fedmed_site.normaliser import Normaliser
+from fedmed_site.plan_model import machine_for, module_with
 
 PREDICTED_KIND = "predicted"
 NOTHING_TO_READ = "nothing to read"
@@ -96,18 +93,6 @@ class _Records:
     reasons: Mapping[int, str]
 
 
-def module_with(home: SiteHome, plan: Plan, adapter: Adapter) -> nn.Module:
-    """Return the model of a plan with an adapter in it.
-
-    Raises:
-        ModelError: The public base is not here any more, or the adapter is not of this plan's model.
-    """
-    _, module = load_module(home.models / plan.base_digest, expected_digest=plan.base_digest)
-    module = attach_adapter(module, plan.model, seed=plan.seed)
-    enter_round(module, plan.model, number=0, frozen=adapter.frozen).write(module, adapter.vector)
-    return module
-
-
 def predict(home: SiteHome, plan: Plan, name: str, source: Path, out: Path, *, by: str, now: datetime) -> Predicted:
     """Write the probabilities of every record of a file.
 
@@ -123,6 +108,7 @@ def predict(home: SiteHome, plan: Plan, name: str, source: Path, out: Path, *, b
     Raises:
         UsageError: The site has no such adapter, or the model answers in words.
         DataError: The file is not what the schema says, or not one of its records can be read.
+        RefusedError: This site can't compute the plan's model, or not one record fits into the memory that it allows.
     """
     if plan.model.family == "causal-lm" and not plan.model.answers:
         raise UsageError("expected a model that chooses among classes, got one that answers in words")
@@ -130,9 +116,9 @@ def predict(home: SiteHome, plan: Plan, name: str, source: Path, out: Path, *, b
         raise UsageError(f"{out}: expected another file for the answer than the one that is asked about")
     agent, adapter = SiteAgent(home), Adapters(home.root / "adapters").read(digest(plan), name)
     agent.datasets.check(plan.data)
+    machine = machine_for(home, plan)
     dataset = agent.datasets.description(plan.data.schema)
-    with tempfile.TemporaryDirectory(prefix=".asked-", dir=_in_memory(home)) as folder:  # the owner's alone
-        records = _read(source, dataset, Path(folder), home)
+    records = _read(source, dataset, home.pseudonym_key_path.read_bytes())
     schema, target = dataset.schema, dataset.schema.target(plan.data.target)
     cohort = Cohort(
         features=records.features,
@@ -142,7 +128,8 @@ def predict(home: SiteHome, plan: Plan, name: str, source: Path, out: Path, *, b
     )
     statistics = Normaliser(home.normalisation).stored(plan.data, digest(plan))
     cohort = cohort if statistics is None else statistics.apply(cohort)
-    scores = evaluate(module_with(home, plan, adapter), adapter.vector, cohort).scores
+    module = module_with(home, plan, adapter)
+    scores = evaluate(module, adapter.vector, cohort, spec=plan.model, machine=machine).scores
     answer = _answer(records, scores, target.classes)
     body: dict[str, Scalar] = {
         "plan": digest(plan),
@@ -159,36 +146,25 @@ def predict(home: SiteHome, plan: Plan, name: str, source: Path, out: Path, *, b
     return Predicted(predicted=len(records.lines), skipped=len(records.reasons))
 
 
-def _in_memory(home: SiteHome) -> Path:
-    """Return a folder that lies in memory, where the system has one: what is raw is to reach no disk on the way."""
-    shared = Path("/dev/shm")  # noqa: S108  a folder of the owner's alone is made in it
-    return shared if shared.is_dir() else home.root
-
-
-def _read(source: Path, dataset: DataSet, folder: Path, home: SiteHome) -> _Records:
+def _read(source: Path, dataset: DataSet, key: bytes) -> _Records:
     """Take a file through the door, without labels, and return its records by line."""
     schema, door = dataset.schema, _Door.of(dataset.schema)
     reasons: dict[int, str] = {}
-    raw = folder / f"{source.name.partition('.')[0]}.csv"  # messages name it
-    places = _numbered(source, schema, door, raw, reasons)
-    key = home.pseudonym_key_path.read_bytes()
-    log = ChainLog(folder / "audit.jsonl")
+    written, places = _numbered(source, schema, door, reasons)
     policy = DeidPolicy(
         free_text="drop" if schema.text is None else "clean", max_quarantine_fraction=_ALL_MAY_BE_SET_ASIDE
     )
     clean = Notes(key) if schema.text is not None else None
-    deidentify_table(raw, schema=door, policy=policy, key=key, out_dir=folder, log=log, clean=clean)
-    table = pl.read_parquet(folder / TABLE_FILE)
-    images = None
-    if schema.image is not None:
-        from fedmed.data.imaging import prepare_images  # noqa: PLC0415  it imports pydicom
+    with memory_file(written) as raw:
+        table, rejected = deidentify_in_memory(raw, schema=door, policy=policy, key=key, named=source.name, clean=clean)
+        images = None
+        if schema.image is not None:
+            from fedmed.data.imaging import images_of  # noqa: PLC0415  it imports pydicom
 
-        token = Pseudonyms(key).token
-        prepare_images(raw, source.parent, schema=schema, token=token, out_dir=folder, log=log)
-        images = open_images(folder, schema, log)
-    with (folder / QUARANTINE_FILE).open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            reasons[places[int(row["line"])]] = f"{row['column']}: {row['reason']}"
+            token = Pseudonyms(key).token
+            images, _ = images_of(raw, source.parent, schema=schema, token=token, named=source.name)
+    for line, column, reason in sorted(rejected):
+        reasons[places[line]] = f"{column}: {reason}"
     good = readable_rows(table, schema, images)
     lines = [int(line) for line in table[_LINE].to_list()]
     reasons |= {line: NOTHING_TO_READ for line, fine in zip(lines, good, strict=True) if not fine}
@@ -204,8 +180,8 @@ def _read(source: Path, dataset: DataSet, folder: Path, home: SiteHome) -> _Reco
     return _Records(lines=kept, features=features, reasons=reasons)
 
 
-def _numbered(source: Path, schema: Schema, door: _Door, out: Path, reasons: dict[int, str]) -> dict[int, int]:
-    """Write a file's columns as CSV, one record a line with the number of its own; return line there to line here.
+def _numbered(source: Path, schema: Schema, door: _Door, reasons: dict[int, str]) -> tuple[bytes, dict[int, int]]:
+    """Return a file's columns as CSV, one record a line with the number of its own, and line there to line here.
 
     Raises:
         DataError: The file can't be read, has no rows, or lacks a column that the schema keeps.
@@ -226,8 +202,7 @@ def _numbered(source: Path, schema: Schema, door: _Door, out: Path, reasons: dic
                 writer.writerow([line, *cells])
                 places[place] = line
                 place += 1 + sum(_breaks(cell) for cell in cells)
-    write_atomic(out, text.getvalue().encode())
-    return places
+    return text.getvalue().encode(), places
 
 
 def _breaks(cell: str) -> int:

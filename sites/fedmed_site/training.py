@@ -6,10 +6,11 @@ from the agent, so that phases of secure aggregation without training load none 
 Rules:
     * Order: refuse, charge (durable), read, compute. The agent stores and releases.
     * What a record decides (too few of them, a value that can't be used) is refused after the charge: it is an answer.
+      That a view has too few is said again without one (see `too_few`).
     * Work is a mean over the site's training records and their number: `mean` and `weight`.
     * Evaluations of held-out patients stay at the site.
-    * What the machine can't compute is refused before the charge. How many records had no finite gradient is for the
-      site's own log.
+    * What the machine can't compute or hold, and a model that can't be trained, is refused before the charge.
+    * How many records had no finite gradient is for the site's own log.
 
 What it does not do: decide who may ask, store answers, or speak a protocol.
 """
@@ -36,9 +37,9 @@ from fedmed.learning.local import (
     statistics_sum,
     train_locally,
 )
-from fedmed.learning.machine import Machine
 from fedmed.learning.memory import Memory, memory_of
-from fedmed.models import Layout, attach_adapter, enter_round, load_module, state_digest
+from fedmed.learning.rehearsal import rehearse_fisher, rehearse_training
+from fedmed.models import Layout, enter_round, state_digest
 from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.noise import NoiseSource, SeededNoise, SystemNoise
 from fedmed.privacy.plan import Event
@@ -50,9 +51,11 @@ from fedmed_site.evaluations import EvaluationLog
 from fedmed_site.home import SiteHome
 from fedmed_site.normaliser import Normaliser, Statistics
 from fedmed_site.personal import PersonalModels
+from fedmed_site.plan_model import machine_for, module_of
 from fedmed_site.policy import SitePolicy
 from fedmed_site.replies import charge_id
 from fedmed_site.shared_noise import agreed_terms, require_noise
+from fedmed_site.too_few import TooFew, too_few
 
 Counts = NDArray[np.floating]
 
@@ -83,6 +86,7 @@ class Trainer:
         self._normaliser = Normaliser(home.normalisation)
         self._personal = PersonalModels(home.root / "personal")
         self._adapters = Adapters(home.root / "adapters")
+        self._too_few = TooFew(home.root / "refused")
         self._works: dict[str, Callable[[Plan, Task, int], Answer]] = {
             "query.statistics": self._statistics,
             "train.fit": self._fit,
@@ -105,17 +109,20 @@ class Trainer:
             DataError: The view can't be trained on.
         """
         if task.action != "query.statistics":
-            self._machine(plan)
+            machine_for(self._home, plan)
+        policy, version = self._policy, self._datasets.version(plan.data.schema)
+        self._too_few.refuse_again(plan.data, version=version, min_records=policy.min_records)
         return self._works[task.action](plan, task, edition)
 
     def describe(self, plan: Plan) -> Answer:
         """Say which software and which start the site has, so that a mismatch shows before training."""
-        self._machine(plan)
-        return Answer(site=self._name, facts={"fedmed": __version__, "start": state_digest(self._module(plan))})
+        machine_for(self._home, plan)
+        start = state_digest(module_of(self._home, plan))
+        return Answer(site=self._name, facts={"fedmed": __version__, "start": start})
 
     def evaluate(self, plan: Plan, task: Task) -> Answer:
         """Evaluate the released model on every view of the plan; the results stay here."""
-        module, machine = self._module(plan), self._machine(plan)
+        module, machine = module_of(self._home, plan), machine_for(self._home, plan)
         model = _model(plan, task, module)
         self._adapters.keep(_entry(plan, task, SHARED), model, task.arrays.get("frozen"))
         for view, data in enumerate((plan.data, *plan.continual.earlier)):
@@ -140,7 +147,7 @@ class Trainer:
         self._personal.release(task.plan_digest, module, own, base=base)
         try:
             test = _normalised(self._cohort(plan.data, "test"), self._statistics_for(plan, plan.data, task))
-            found = evaluate(module, own, test, spec=plan.model, machine=self._machine(plan))
+            found = evaluate(module, own, test, spec=plan.model, machine=machine_for(self._home, plan))
             self._evaluations.add_personal(plan, found)
         except DataError:
             self._log(task)
@@ -159,9 +166,10 @@ class Trainer:
         return self._mean(scaled, len(cohort.labels), _shared_noise(plan, "query.statistics"))
 
     def _fit(self, plan: Plan, task: Task, edition: int) -> Answer:
-        module, machine = self._module(plan), self._machine(plan)
+        module, machine = module_of(self._home, plan), machine_for(self._home, plan)
         model = _model(plan, task, module, number=task.round)
         memory = _memory(plan, task, module)
+        at_once = self._rehearsed(plan, rehearse_training, module, machine=machine, privacy=plan.privacy)
         self._check_statistics(plan, task)
         self._check_noise(plan, task)
         statistics = self._statistics_for(plan, plan.data, task)
@@ -184,6 +192,7 @@ class Trainer:
             own=own,
             spec=plan.model,
             machine=machine,
+            at_once=at_once,
         )
         if trained.nonfinite:
             self._note(
@@ -198,8 +207,9 @@ class Trainer:
     def _fisher(self, plan: Plan, task: Task, edition: int) -> Answer:
         if not plan.continual.release_fisher:
             raise RefusedError("the plan does not ask for the Fisher information")
-        module = self._module(plan)
+        module, machine = module_of(self._home, plan), machine_for(self._home, plan)
         model = _model(plan, task, module)
+        at_once = self._rehearsed(plan, rehearse_fisher, module, machine=machine, continual=plan.continual)
         self._check_noise(plan, task)
         statistics = self._statistics_for(plan, plan.data, task)
         self._charge(plan, charge_id(task, edition), _one_release(plan), purpose="Fisher information")
@@ -213,7 +223,8 @@ class Trainer:
             privacy=plan.privacy,
             noise=noise,
             spec=plan.model,
-            machine=self._machine(plan),
+            machine=machine,
+            at_once=at_once,
         )
         return self._mean(total, len(train.labels), _shared_noise(plan, "train.fisher"))
 
@@ -222,22 +233,17 @@ class Trainer:
 
     # --- what the work stands on -----------------------------------------------------------
 
-    def _module(self, plan: Plan) -> nn.Module:
-        _, module = load_module(self._home.models / plan.base_digest, expected_digest=plan.base_digest)
-        return attach_adapter(module, plan.model, seed=plan.seed)
-
-    def _machine(self, plan: Plan) -> Machine:
-        """Return what this site computes on.
+    def _rehearsed(self, plan: Plan, rehearse: Callable[..., int], module: nn.Module, **given: object) -> int:
+        """Return how many records at a time fit, by a rehearsal on synthetic ones.
 
         Raises:
-            RefusedError: It can't compute what the plan asks for, or is set to a card that it has not.
+            RefusedError: Not one does, or the model can't be trained record by record.
         """
+        features, _ = self._datasets.dimensions(plan.data)
         try:
-            machine = Machine.found(self._home.record().machine)
-            machine.require(plan.model.precision)
-        except ConfigError as error:
-            raise RefusedError(str(error)) from None
-        return machine
+            return rehearse(module, features=features, spec=plan.model, **given)
+        except ModelError as error:
+            raise RefusedError(f"the plan's model can't be trained here: {error}") from None
 
     def _check_statistics(self, plan: Plan, task: Task) -> None:
         """Raise unless statistics that came with the task have one entry per feature, before they are pinned."""
@@ -264,7 +270,9 @@ class Trainer:
     def _cohort(self, data: DataSpec, split: Split) -> Cohort:
         cohort = self._datasets.load(data, split)
         if split == "train" and len(cohort.labels) < self._policy.min_records:
-            raise RefusedError(f"this site trains on {self._policy.min_records} records or more; the view has fewer")
+            least = self._policy.min_records
+            self._too_few.say(data, version=self._datasets.version(data.schema), min_records=least)
+            raise too_few(least)
         return cohort
 
     def _charge(self, plan: Plan, name: str, event: Event | None, *, purpose: str, dataset: str | None = None) -> None:

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import released_results
 import torch
 from peft import PeftModel
+from released_results import PRIVATE, facts_of, write_trained
 from torch import nn
 
 from fedmed.errors import FedMedError, IntegrityError
@@ -15,7 +17,6 @@ from fedmed.learning.ewc import Knowledge
 from fedmed.models import (
     Architecture,
     Layout,
-    attach_adapter,
     build_module,
     folder_digest,
     load_module,
@@ -23,12 +24,10 @@ from fedmed.models import (
 )
 from fedmed.records import (
     AggregationSpec,
-    ContinualSpec,
     DataSpec,
     ModelSpec,
     Plan,
     PrivacySpec,
-    TrainingSpec,
     decode,
     digest,
 )
@@ -37,54 +36,31 @@ from fedmed_server.result import load_knowledge, load_result, save_result
 
 FAMILY = "tabular-transformer"
 RECORDS = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
-PRIVATE = PrivacySpec(
-    trust_model="local", epsilon=8.0, clip_norm=0.5, noise_multiplier=1.25, release_noise_multiplier=3.75
-)
 
 
 def plan_of(adapter: Any = "lora", rule: Any = "ffa", privacy: PrivacySpec = PRIVATE) -> Plan:
-    """Return a plan."""
-    return Plan(
+    """Return a plan on a part of the patients, whose update travels in clear."""
+    spec = ModelSpec(family=FAMILY, adapter=adapter, lora_rule=rule, width=8, depth=2, heads=2, lora_rank=2)
+    return replace(
+        released_results.plan_of(spec, "1" * 64),
         study="cardiology readmission",
-        seed=3,
         data=DataSpec(schema="s", schema_digest="0" * 64, target="t", cohort_column="ward", cohort=("a", "b")),
-        model=ModelSpec(family=FAMILY, adapter=adapter, lora_rule=rule, width=8, depth=2, heads=2, lora_rank=2),
-        base_digest="1" * 64,
-        training=TrainingSpec(rounds=4, local_steps=1, sample_rate=1.0, learning_rate=1.0),
         privacy=privacy,
         aggregation=AggregationSpec(kind="insecure"),
-        continual=ContinualSpec(strength=0.0, release_fisher=False),
     )
 
 
 def result_of(plan: Plan) -> StudyResult:
-    """Return the facts of a finished study."""
-    return StudyResult(
-        plan_digest=digest(plan),
-        rounds=4,
-        sites=("a", "b"),
-        evaluated=("a",),
-        aggregation="insecure",
-        bytes_up=1,
-        bytes_down=2,
-        seconds={"rounds": 1.5},
-    )
+    """Return the facts of a finished study over two sites."""
+    return replace(facts_of(plan), sites=("a", "b"), evaluated=("a",), aggregation="insecure")
 
 
 def save(root: Path, plan: Plan) -> torch.Tensor:
     """Save a trained study below `root` and return the logits of its model on `RECORDS`."""
-    (root / "state").mkdir(parents=True, exist_ok=True)
     architecture = Architecture.of(plan.model, features=5, classes=2)
     base = build_module(architecture, seed=2)
     save_base(root / "base", architecture, base)
-    module = attach_adapter(base, plan.model, seed=plan.seed)
-    model = np.random.default_rng(0).normal(scale=0.3, size=Layout.of(module).size).astype(np.float32)
-    knowledge = Knowledge(anchor=model.astype(np.float64), fisher=np.ones(len(model)))
-    save_result(
-        root / "state", result_of(plan), plan=plan, base=root / "base", module=module, architecture=architecture,
-        model=model, knowledge=knowledge,
-    )  # fmt: skip
-    return logits(module)
+    return logits(write_trained(root, plan, result_of(plan), architecture, base))
 
 
 def card_of(plan: Plan) -> str:

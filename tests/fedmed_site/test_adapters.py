@@ -30,7 +30,7 @@ from fedmed_site.agent import SiteAgent
 from fedmed_site.approvals import Approvals
 from fedmed_site.departments import adapt, adaptation_of
 from fedmed_site.home import SiteHome
-from fedmed_site.prediction import module_with
+from fedmed_site.plan_model import module_with
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 HEADER = "record,patient_name,ward,pressure,glucose"

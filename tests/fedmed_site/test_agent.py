@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from federation import PRIVATE, Consortium, build_consortium
+from federation import PRIVATE, Consortium, build_consortium, tiny_dataset, twin_of, write_table
 
 from fedmed.audit import ChainLog
+from fedmed.deid.policy import DeidPolicy
+from fedmed.errors import ModelError
 from fedmed.exchange import Answer, Failure, Task
+from fedmed.privacy import descent, rehearsal, trials
 from fedmed.privacy.ledger import Ledger
-from fedmed.records import DataSpec, Plan, canonical_json, digest
+from fedmed.records import DataSpec, MachineSpec, Plan, canonical_json, digest
 from fedmed_site.agent import SiteAgent
 from fedmed_site.datasets import DataSets
 from fedmed_site.home import SiteHome, SiteRecord
@@ -235,6 +238,147 @@ def test_a_cohort_below_the_floor_is_refused(tmp_path: Path) -> None:
     failure = ask(consortium, consortium.plan(), "train.fit", model=model())
     assert isinstance(failure, Failure)
     assert "1000 records" in failure.reason
+
+
+def few(home: SiteHome, least: int) -> None:
+    """Set the policy's floor."""
+    record = home.record()
+    home.record_path.write_bytes(canonical_json(replace(record, policy=replace(record.policy, min_records=least))))
+
+
+def events(consortium: Consortium) -> int:
+    """Return how often the site was charged."""
+    return len(SiteAgent.open(consortium.homes[0]).ledger("tiny").events())
+
+
+def test_that_a_view_has_too_few_records_is_charged_once(capped: Consortium, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read from data, so the first time it costs; the same answer in later rounds and plans tells nothing new."""
+    home, plan = SiteHome(capped.homes[0]), capped.plan(privacy=PRIVATE)
+    few(home, 1000)
+    first = ask(capped, plan, "train.fit", model=model())
+    assert isinstance(first, Failure)
+    assert "1000 records or more" in first.reason
+    assert events(capped) == 1
+    monkeypatch.setattr(DataSets, "load", lambda *_: pytest.fail("a record was read"))
+    works = [("train.fit", 0), ("train.fit", 1), ("train.fit", 2), ("train.fisher", 0)]
+    for other in (plan, replace(plan, seed=8), replace(plan, data=replace(plan.data, normalisation="site"))):
+        for action, number in works:
+            assert ask(capped, other, action, number, model=model()) == first
+    assert events(capped) == 1
+
+
+@pytest.mark.parametrize("change", ["another view", "another table", "a lower floor", "a lost note"])
+def test_what_was_said_of_other_records_saves_no_charge(capped: Consortium, tmp_path: Path, change: str) -> None:
+    """Another view, another version of the data or a floor that was not asked about is a new answer."""
+    home, plan = SiteHome(capped.homes[0]), capped.plan(privacy=PRIVATE)
+    few(home, 1000)
+    ask(capped, plan, "train.fit", model=model())
+    if change == "another view":
+        plan = replace(plan, data=replace(plan.data, cohort_column="ward", cohort=("north",)))
+    elif change == "another table":
+        write_table(tmp_path / "again.csv", rows=161, seed=0)
+        SiteAgent(home).prepare(tmp_path / "again.csv", tiny_dataset(), DeidPolicy())
+    elif change == "a lower floor":
+        few(home, 999)
+    else:
+        shutil.rmtree(home.root / "refused")
+    answer = ask(capped, plan, "train.fit", 1, model=model())
+    assert isinstance(answer, Failure)
+    assert events(capped) == 2
+
+
+def test_a_floor_that_is_lowered_far_enough_lets_the_study_go_on(capped: Consortium) -> None:
+    """What was said does not bind a site that asks for less; one that asks for more follows from what was said."""
+    home, plan = SiteHome(capped.homes[0]), capped.plan(privacy=PRIVATE)
+    few(home, 1000)
+    ask(capped, plan, "train.fit", model=model())
+    few(home, 2000)
+    higher = ask(capped, plan, "train.fit", 1, model=model())
+    assert isinstance(higher, Failure)
+    assert "2000 records or more" in higher.reason
+    assert events(capped) == 1
+    few(home, 20)
+    assert isinstance(ask(capped, plan, "train.fit", 2, model=model()), Answer)
+
+
+def test_a_refusal_is_written_down_after_the_charge_and_before_it_is_said(
+    capped: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A site that dies in between has paid, and pays again: never the other way about."""
+    home, plan = SiteHome(capped.homes[0]), capped.plan(privacy=PRIVATE)
+    few(home, 1000)
+    seen: list[int] = []
+
+    def die(*_: object, **__: object) -> None:
+        seen.append(events(capped))
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("fedmed_site.training.TooFew.say", die)
+        ask(capped, plan, "train.fit", model=model())
+    assert seen == [1]
+    ask(capped, plan, "train.fit", 1, model=model())
+    assert events(capped) == 2
+
+
+@pytest.mark.parametrize("trust_model", ["local", "none"])
+@pytest.mark.parametrize("action", ["train.fit", "train.fisher"])
+def test_what_the_memory_can_not_hold_is_refused_before_the_charge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str, trust_model: str
+) -> None:
+    """One record of the model is more than the site allows: nothing is paid, and no record is read."""
+    private = trust_model == "local"
+    consortium = build_consortium(tmp_path, sites=1, cap_epsilon=50.0 if private else None)
+    home = SiteHome(consortium.homes[0])
+    plan = consortium.plan(privacy=PRIVATE) if private else consortium.plan()
+    home.record_path.write_bytes(
+        canonical_json(replace(home.record(), machine=MachineSpec(device="cpu", memory_gb=2e-8)))
+    )
+    before = (home.ledgers / "tiny.jsonl").read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(DataSets, "load", lambda *_: pytest.fail("a record was read"))
+        failure = ask(consortium, plan, action, model=model())
+    assert isinstance(failure, Failure)
+    assert "of memory at most; one record of this model needs about" in failure.reason
+    assert (home.ledgers / "tiny.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("action", ["train.fit", "train.fisher"])
+def test_a_model_that_can_not_be_trained_record_by_record_is_refused_before_the_charge(
+    capped: Consortium, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    """The trial on synthetic records comes first, and its refusal holds nothing of a record."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ModelError("the loss of a record depends on its batch")
+
+    trials._verdicts.clear()
+    monkeypatch.setattr(trials, "check_per_record", refuse)
+    before = (SiteHome(capped.homes[0]).ledgers / "tiny.jsonl").read_bytes()
+    failure = ask(capped, capped.plan(privacy=PRIVATE), action, model=model())
+    trials._verdicts.clear()
+    assert isinstance(failure, Failure)
+    assert "can't be trained here: the loss of a record depends on its batch" in failure.reason
+    assert (SiteHome(capped.homes[0]).ledgers / "tiny.jsonl").read_bytes() == before
+
+
+def test_a_site_below_a_ceiling_measures_once(capped: Consortium, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The training takes the size that was found before the charge, and its update is that of no ceiling."""
+    plan = capped.plan(privacy=PRIVATE)
+    whole = ask(twin_of(capped, capped.root.parent / "twin"), plan, "train.fit", model=model())
+    home = SiteHome(capped.homes[0])
+    home.record_path.write_bytes(
+        canonical_json(replace(home.record(), machine=MachineSpec(device="cpu", memory_gb=0.5)))
+    )
+    measured: list[int] = []
+    real = descent.fitting
+    monkeypatch.setattr(descent, "fitting", lambda *_, **__: pytest.fail("measured after the charge"))
+    monkeypatch.setattr(rehearsal, "fitting", lambda *a, **n: measured.append(min(7, real(*a, **n))) or measured[-1])
+    answer = ask(capped, plan, "train.fit", model=model())
+    assert measured == [7]
+    assert isinstance(answer, Answer)
+    assert isinstance(whole, Answer)
+    assert np.allclose(answer.arrays["mean"], whole.arrays["mean"], rtol=1e-5, atol=1e-6)
 
 
 def test_own_statistics_are_charged_under_privacy(capped: Consortium) -> None:

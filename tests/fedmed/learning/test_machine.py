@@ -1,15 +1,14 @@
 """A site's machine is found, named and refused in one line; what a study computes on it is the same study."""
 
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from small_transformers import losses, transformer
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from fedmed.data.source import Cohort
 from fedmed.errors import ConfigError, ModelError
@@ -212,76 +211,11 @@ def test_a_record_without_a_finite_gradient_is_counted_where_the_sites_share_the
 # --- checkpointing -----------------------------------------------------------------------------
 
 
-class Logits(nn.Module):
-    """A transformers model as a function from one tensor to one tensor."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return the logits."""
-        return self.model(inputs).logits
-
-
-def losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross entropy of each record, averaged over its own tokens if it has any."""
-    if labels.ndim == 1:
-        return cross_entropy(logits, labels, reduction="none")
-    return cross_entropy(logits.transpose(1, 2), labels, reduction="none").mean(1)
-
-
-def transformer(kind: str) -> tuple[nn.Module, Tensor, Tensor]:
-    """Return a small transformer with LoRA on its attention whose B isn't zero, and four records."""
-    import transformers as t  # noqa: PLC0415  seconds
-    from peft import LoraConfig, get_peft_model  # noqa: PLC0415  likewise
-
-    size = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
-    still = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "use_cache": False}
-    quiet = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    words = {"vocab_size": 50}
-    makers: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
-        "BERT": (
-            lambda: t.BertForSequenceClassification(t.BertConfig(**size, **words, **quiet)),
-            ["query", "value"],
-        ),
-        "GPT-2": (
-            lambda: t.GPT2LMHeadModel(t.GPT2Config(**words, n_embd=16, n_layer=3, n_head=2, **still)),
-            ["c_attn"],
-        ),
-        "Llama": (lambda: t.LlamaForCausalLM(t.LlamaConfig(**size, **words, use_cache=False)), ["q_proj", "v_proj"]),
-        "Qwen2": (
-            lambda: t.Qwen2ForCausalLM(
-                t.Qwen2Config(**size, **words, num_key_value_heads=1, use_cache=False, tie_word_embeddings=True)
-            ),
-            ["q_proj", "v_proj"],
-        ),
-        "ViT": (
-            lambda: t.ViTForImageClassification(t.ViTConfig(**size, image_size=16, patch_size=4)),
-            ["q_proj", "v_proj"],
-        ),
-    }
-    make, targets = makers[kind]
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft asks for it
-        torch.manual_seed(1)
-        config = LoraConfig(r=2, target_modules=targets, fan_in_fan_out=kind == "GPT-2")
-        module = get_peft_model(make(), config)  # type: ignore[arg-type]
-        for name, value in module.named_parameters():
-            if "lora_B" in name:
-                nn.init.normal_(value, std=0.3)
-    generator = torch.Generator().manual_seed(2)
-    if kind == "ViT":
-        return Logits(module), torch.randn(4, 3, 16, 16, generator=generator), torch.arange(4) % 2
-    tokens = torch.randint(5, 50, (4, 8), generator=generator)
-    return Logits(module), tokens, torch.arange(4) % 2 if kind == "BERT" else tokens.roll(-1, 1)
-
-
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("kind", ["BERT", "GPT-2", "Llama", "Qwen2", "ViT"])
 def test_checkpointed_rows_equal_an_explicit_loop(kind: str, precision: Precision):
     """Blocks are computed a second time, and each row is that of its record alone to 1e-5, or as without it."""
-    module, inputs, labels = transformer(kind)
+    module, inputs, labels = transformer(kind, layers=3, records=4)
 
     def rows() -> Tensor:
         found = per_record_gradients(module, loss=losses, inputs=inputs, labels=labels, precision=precision)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +286,20 @@ def test_a_family_that_can_not_compute_in_half_precision_is_refused(text_folder:
     )
     with pytest.raises(ModelError, match="can't be captured from this module"):
         next(gradients)
+
+
+def test_a_plan_of_such_a_precision_is_refused_by_name(text_folder: Any):
+    """Whoever makes or gets the plan reads which model it is, why, and what to take instead."""
+    for kind, precision in (("deberta", "bf16"), ("deberta", "fp16"), ("deberta", "fp8"), ("deberta-v2", None)):
+        spec = spec_of(text_folder(kind))
+        module = build_module(architecture(Path(str(spec.path))), seed=1)
+        if precision is None:
+            attach_adapter(module, replace(spec, precision="bf16"), seed=1)
+            continue
+        message = f"a deberta model can't be computed in {precision}: .*; take model.precision=fp32, or another model"
+        with pytest.raises(ModelError, match=message):
+            attach_adapter(module, replace(spec, precision=precision), seed=1)  # type: ignore[arg-type]
+        attach_adapter(module, spec, seed=1)
 
 
 def test_texts_are_filled_up_to_one_length_where_a_shape_must_not_tell_of_others(text_folder: Any):

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from small_transformers import Case, Logits, losses
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from fedmed.errors import ModelError
 from fedmed.models import Architecture, attach_adapter, build_module
@@ -17,28 +17,8 @@ from fedmed.privacy.noise import SeededNoise
 from fedmed.privacy.per_record import covers, direct_capture
 from fedmed.records import ModelSpec
 
-Case = tuple[nn.Module, Tensor, Tensor]
 TOKENS = 6
 WAYS = [direct_capture, hooked_capture]
-
-
-def losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross entropy of each record, averaged over its own tokens if it has any."""
-    if labels.ndim == 1:
-        return cross_entropy(logits, labels, reduction="none")
-    return cross_entropy(logits.transpose(1, 2), labels, reduction="none").mean(1)
-
-
-class Logits(nn.Module):
-    """A transformers model as a function from one tensor to one tensor."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return the logits."""
-        return self.model(inputs).logits
 
 
 def tokens(records: int = 5) -> Tensor:

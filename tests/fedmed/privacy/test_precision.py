@@ -1,13 +1,12 @@
 """In half precision the trained part, the clip bound and each record's independence stay what they are in float32."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from small_transformers import Case, losses, transformer
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from fedmed.errors import ModelError
 from fedmed.model_spec import Precision
@@ -19,91 +18,16 @@ from fedmed.privacy.noise import NoiseSource, SeededNoise
 from fedmed.privacy.per_record import direct_capture
 from fedmed.privacy.precision import block_size, computing
 
-Case = tuple[nn.Module, Tensor, Tensor]
-RECORDS, TOKENS = 6, 8
+TOKENS = 8
 LOW: list[Precision] = ["bf16", "fp16"]
 EIGHT = ["BERT", "Qwen2"]
 WAYS = [("Qwen2", direct_capture), ("BERT", direct_capture), ("BERT", hooked_capture), ("ViT", direct_capture)]
 
 
-class Logits(nn.Module):
-    """A transformers model as a function from one tensor to one tensor."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return the logits."""
-        return self.model(inputs).logits
-
-
-def losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross entropy of each record, averaged over its own tokens if it has any."""
-    if labels.ndim == 1:
-        return cross_entropy(logits, labels, reduction="none")
-    return cross_entropy(logits.transpose(1, 2), labels, reduction="none").mean(1)
-
-
-def build(kind: str, *, rank: int = 2) -> Case:
-    """Return a small transformer with LoRA on its attention whose B isn't zero, and records for it."""
-    import transformers as t  # noqa: PLC0415  seconds
-    from peft import LoraConfig, get_peft_model  # noqa: PLC0415  likewise
-
-    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    quiet = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    still = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "use_cache": False}
-    makers: dict[str, tuple[Callable[[], nn.Module], list[str], str | None]] = {
-        "BERT": (
-            lambda: t.BertForSequenceClassification(t.BertConfig(**size, **quiet, vocab_size=50)),
-            ["query", "value"],
-            "classifier",
-        ),
-        "GPT-2": (
-            lambda: t.GPT2LMHeadModel(t.GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=2, **still)),
-            ["c_attn"],
-            None,
-        ),
-        "Llama": (
-            lambda: t.LlamaForCausalLM(t.LlamaConfig(**size, vocab_size=50, use_cache=False)),
-            ["q_proj", "v_proj"],
-            None,
-        ),
-        "Qwen2": (
-            lambda: t.Qwen2ForCausalLM(
-                t.Qwen2Config(**size, vocab_size=50, num_key_value_heads=1, use_cache=False, tie_word_embeddings=True)
-            ),
-            ["q_proj", "v_proj"],
-            None,
-        ),
-        "ViT": (
-            lambda: t.ViTForImageClassification(t.ViTConfig(**size, image_size=16, patch_size=8)),
-            ["q_proj", "v_proj"],
-            "classifier",
-        ),
-    }
-    make, targets, head = makers[kind]
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft asks for it
-        torch.manual_seed(1)
-        config = LoraConfig(
-            r=rank, target_modules=targets, modules_to_save=[head] if head else None, fan_in_fan_out=kind == "GPT-2"
-        )
-        module = get_peft_model(make(), config)  # type: ignore[arg-type]
-        for name, value in module.named_parameters():
-            if "lora_B" in name:
-                nn.init.normal_(value, std=0.3)
-    generator = torch.Generator().manual_seed(2)
-    if kind == "ViT":
-        return Logits(module), torch.randn(RECORDS, 3, 16, 16, generator=generator), torch.arange(RECORDS) % 2
-    tokens = torch.randint(5, 50, (RECORDS, TOKENS), generator=generator)
-    return Logits(module), tokens, torch.arange(RECORDS) % 2 if kind == "BERT" else tokens.roll(-1, 1)
-
-
 @pytest.fixture(params=["BERT", "GPT-2", "Llama", "Qwen2", "ViT"])
 def case(request: pytest.FixtureRequest) -> Case:
     """Return each kind of transformer in turn."""
-    return build(request.param)
+    return transformer(request.param)
 
 
 @pytest.fixture(params=LOW)
@@ -163,7 +87,7 @@ def test_rows_are_near_those_of_float32_and_not_equal_to_them(case: Case, low: P
 
 def test_trained_layers_compute_in_float32(low: Precision):
     """Factors and heads see float32 and give float32, forward and backward; frozen layers give half precision."""
-    module, inputs, labels = build("BERT")
+    module, inputs, labels = transformer("BERT")
     dtypes: dict[str, set[torch.dtype]] = {"trained": set(), "frozen": set()}
 
     def watch(layer: nn.Module) -> None:
@@ -186,7 +110,7 @@ def test_trained_layers_compute_in_float32(low: Precision):
 
 def test_the_module_comes_back_as_it_was(low: Precision):
     """No method, hook, gradient or cast is left on any layer."""
-    case = build("Qwen2")
+    case = transformer("Qwen2")
     module = case[0]
     seen = {name: set(vars(layer)) for name, layer in module.named_modules()}
     hooks = sum(len(layer._forward_pre_hooks) for layer in module.modules())
@@ -199,7 +123,7 @@ def test_the_module_comes_back_as_it_was(low: Precision):
 
 def test_a_way_to_capture_that_fails_leaves_the_next_one_float32_layers():
     """What computing put on a trained layer is there again when direct capture lets go of it."""
-    module, _, _ = build("BERT")
+    module, _, _ = transformer("BERT")
     layer = next(layer for name, layer in module.named_modules() if name.endswith("lora_B.default"))
     with computing(module, "bf16"):
         before = vars(layer)["forward"]
@@ -212,7 +136,7 @@ def test_private_and_plain_training_take_one_step_without_clip_and_noise(low: Pr
     """Switching privacy off changes clip and noise and nothing else, in half precision too."""
     from fedmed.privacy.engine import train_plain  # noqa: PLC0415  beside what it is compared with
 
-    case = build("Qwen2")
+    case = transformer("Qwen2")
     module, inputs, labels = case
     moved, _ = step(case, low, clip_norm=1e6, noise_multiplier=1e-12)
     before = torch.cat([value.detach().flatten().clone() for value in module.parameters() if value.requires_grad])
@@ -230,7 +154,7 @@ def test_private_and_plain_training_take_one_step_without_clip_and_noise(low: Pr
 @pytest.mark.parametrize(("kind", "capturing"), WAYS)
 def test_a_row_does_not_change_by_a_bit_with_its_neighbours(kind: str, low: Precision, capturing: Capturing):
     """Another neighbour, another place, and one record fewer leave each record's gradient as it is, bit for bit."""
-    module, inputs, labels = case = build(kind)
+    module, inputs, labels = case = transformer(kind)
     whole = rows_of(case, low, physical_batch=4, capturing=capturing)
     fewer = rows_of((module, inputs[1:], labels[1:]), low, physical_batch=4, capturing=capturing)
     assert torch.equal(whole[1:], fewer)
@@ -238,7 +162,7 @@ def test_a_row_does_not_change_by_a_bit_with_its_neighbours(kind: str, low: Prec
 
 def test_blocks_are_filled_to_one_size_and_the_fillers_dropped(low: Precision):
     """The module sees one shape whoever was sampled, and gradients of real records alone."""
-    module, inputs, labels = build("BERT")
+    module, inputs, labels = transformer("BERT")
     sizes: list[int] = []
     module.model.register_forward_pre_hook(lambda _layer, given: sizes.append(len(given[0])))  # type: ignore[union-attr]
     assert len(rows_of((module, inputs[:5], labels[:5]), low, physical_batch=4)) == 5
@@ -255,7 +179,7 @@ def test_the_size_of_a_block_follows_public_numbers_alone():
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
 def test_one_record_moves_the_sum_by_at_most_the_clip_norm(low: Precision, scale: float, no_noise: NoiseSource):
     """However large a gradient is, in whatever precision it was computed, it is clipped in float32."""
-    module, inputs, labels = build("ViT")
+    module, inputs, labels = transformer("ViT")
 
     def loud(logits: Tensor, labels: Tensor) -> Tensor:
         return scale * losses(logits, labels)
@@ -282,11 +206,11 @@ def test_one_record_moves_the_sum_by_at_most_the_clip_norm(low: Precision, scale
 
 def test_a_record_that_overflows_half_precision_counts_as_zero(low: Precision):
     """A non-finite gradient is a contribution of zero, counted, and spoils nobody else's."""
-    module, inputs, labels = build("ViT")
+    module, inputs, labels = transformer("ViT")
     spoilt = inputs.clone()
     spoilt[2] = float("inf")
     moved, nonfinite = step((module, spoilt, labels), low, physical_batch=2)
-    kept = torch.arange(RECORDS) != 2
+    kept = torch.arange(len(inputs)) != 2
     expected, none = step((module, inputs[kept], labels[kept]), low, physical_batch=2)
     assert (nonfinite, none) == (1, 0)
     assert torch.allclose(moved, expected, rtol=1e-5, atol=1e-6)
@@ -294,7 +218,7 @@ def test_a_record_that_overflows_half_precision_counts_as_zero(low: Precision):
 
 def test_float16_keeps_gradients_that_it_could_not_hold():
     """The loss is scaled before the backward pass and divided out before the clip, so small gradients survive."""
-    module, inputs, labels = build("Qwen2")
+    module, inputs, labels = transformer("Qwen2")
 
     def faint(logits: Tensor, labels: Tensor) -> Tensor:
         return 1e-6 * losses(logits, labels)
@@ -311,7 +235,7 @@ def test_float16_keeps_gradients_that_it_could_not_hold():
 
 def test_noise_is_that_of_float32(low: Precision):
     """An empty batch moves the parameters by the noise, to float32's last digit, whatever the base computes in."""
-    case = build("Qwen2")
+    case = transformer("Qwen2")
     exact, _ = step(case, "fp32", sample_rate=1e-12, noise_multiplier=1.0)
     assert torch.equal(step(case, low, sample_rate=1e-12, noise_multiplier=1.0)[0], exact)
 
@@ -322,7 +246,7 @@ def test_noise_is_that_of_float32(low: Precision):
 @pytest.mark.parametrize("kind", EIGHT)
 def test_eight_bits_round_each_record_by_itself(kind: str):
     """Rows stay near those of float32, differ from bfloat16's, and don't change by a bit with their neighbours."""
-    case = build(kind)
+    case = transformer(kind)
     module, inputs, labels = case
     exact, half, found = explicit(case), rows_of(case, "bf16"), rows_of(case, "fp8", physical_batch=4)
     error = float(((found - exact).norm(dim=1) / exact.norm(dim=1)).max())
@@ -375,7 +299,7 @@ def test_a_module_that_couples_records_is_refused(kind: str, low: Precision):
 
 def test_a_loss_that_couples_records_is_refused(low: Precision):
     """A mean over the batch, dressed up as one loss a record, is refused as in float32."""
-    module, inputs, labels = build("BERT")
+    module, inputs, labels = transformer("BERT")
     with pytest.raises(ModelError, match=r"depends on its batch|isn't that record's own"):
         list(
             per_record_gradients(
@@ -389,7 +313,7 @@ def test_a_verdict_holds_for_its_precision_alone(monkeypatch: pytest.MonkeyPatch
     """What stood the trial in float32 is tried anew in bfloat16, and once."""
     from fedmed.privacy import trials  # noqa: PLC0415  its own memory of verdicts
 
-    module, inputs, labels = build("BERT", rank=3)
+    module, inputs, labels = transformer("BERT", rank=3)
     tried: list[Precision] = []
     check = trials.check_per_record
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from fedmed.data.schema import Column, Schema, Target, TextPart
 from fedmed.errors import IntegrityError, UsageError
 from fedmed.models import folder_digest, load_module, scores
 from fedmed.models.ngrams import hashed
-from fedmed.released import open_released
+from fedmed.released import onnx_form, open_released
 from fedmed.released.forms import export
 from fedmed.rows import text_rows
 
@@ -138,6 +139,46 @@ def test_a_graph_gives_what_the_released_model_gives(kind: str, tmp_path: Path):
     assert b"site-packages" not in whole
     assert b"fedmed/models" not in whole
     assert not list(tmp_path.glob(".*"))
+
+
+@needs_onnx
+def test_numbers_that_a_file_of_protobuf_can_not_hold_lie_beside_the_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Beyond a bound, here a low one; the folder is whole wherever it is carried, and answers the same."""
+    import onnx  # noqa: PLC0415  an extra
+    import onnxruntime  # noqa: PLC0415  likewise
+
+    released = open_released(write_result(tmp_path, "tabular-transformer"))
+    numbers, found = [], {}
+    real = onnx_form._bytes_of
+    monkeypatch.setattr(onnx_form, "_bytes_of", lambda model: numbers.append(real(model)) or numbers[-1])
+    for name, most in (("one", None), ("exact", 0), ("beside", -1)):
+        if most is not None:
+            monkeypatch.setattr(onnx_form, "_ONE_FILE", numbers[0] + most)
+        out = tmp_path / name
+        export(released, "onnx", out, schema=None)
+        carried = shutil.copytree(out, tmp_path / f"{name} elsewhere")
+        shutil.rmtree(out)
+        session = onnxruntime.InferenceSession(str(carried / "model.onnx"), providers=["CPUExecutionProvider"])
+        facts = json.loads((carried / "fedmed.json").read_text())
+        given = inputs_of("tabular-transformer", carried, facts)
+        found[name] = session.run(None, given)
+        beside = {path.name for path in carried.iterdir() if "onnx" in path.name} - {"model.onnx"}
+        assert beside == ({"model.onnx.data"} if name == "beside" else set())
+        graph = onnx.load(str(carried / "model.onnx"), load_external_data=False)
+        outside = [value.name for value in graph.graph.initializer if value.data_location == onnx.TensorProto.EXTERNAL]
+        assert bool(outside) == (name == "beside")
+    outside_bytes = (tmp_path / "beside elsewhere" / "model.onnx.data").stat().st_size
+    assert 0 < outside_bytes <= numbers[0] < (tmp_path / "one elsewhere" / "model.onnx").stat().st_size
+    for one, exact, beside_it in zip(found["one"], found["exact"], found["beside"], strict=True):
+        assert np.array_equal(one, exact)
+        assert np.array_equal(one, beside_it)
+
+
+def test_the_bound_of_one_file_is_below_protobufs():
+    """A file of protobuf ends at two gibibytes, its graph and facts among them."""
+    assert onnx_form._ONE_FILE <= 1 << 30
 
 
 @needs_onnx

@@ -190,6 +190,16 @@ def zh_note(rng: random.Random) -> dict[str, Any]:
         phone=(mobile, "PHONE"),
     )
     draft.decoys.clear()  # labels were only drawn, they are no decoys
+    _zh_history(draft, rng, name)
+    _zh_round(draft, rng, doctor)
+    draft.add("家属{kin}（患者之{rel}）知情同意。", kin=(kin, "NAME"), rel=(rng.choice("子女妻"), None))
+    draft.decoys.pop()
+    draft.add("\n住院医师：{other}  {date}", other=(other, "NAME"), date=(zh_date(rng), "DATE"))
+    return draft.note("zh", record)
+
+
+def _zh_history(draft: Draft, rng: random.Random, name: tuple[str, str]) -> None:
+    """Add why the patient came, and what is known of before."""
     draft.add(
         "因“{decoy}伴{second}{days}天”于{date}就诊。{name}{says}既往{third}，否认{fourth}。",
         decoy=(rng.choice(("黄疸", "高热", "白带增多", "胡言乱语", "左侧肢体无力", "马尾神经痛")), None),
@@ -201,6 +211,10 @@ def zh_note(rng: random.Random) -> dict[str, Any]:
         third=(rng.choice(("高血压", "白细胞减少", "石膏固定史", "江米过敏")), None),
         fourth=(rng.choice(("万古霉素过敏", "毛细血管瘤", "史密斯骨折", "方便面过敏")), None),
     )
+
+
+def _zh_round(draft: Draft, rng: random.Random, doctor: str) -> None:
+    """Add the ward round and its figures."""
     draft.add(
         "{date}{doctor}{title}查房，",
         date=(zh_date(rng), "DATE"),
@@ -214,10 +228,6 @@ def zh_note(rng: random.Random) -> dict[str, Any]:
         power=("4/5级", None),
         albumin=("35.5g/L", None),
     )
-    draft.add("家属{kin}（患者之{rel}）知情同意。", kin=(kin, "NAME"), rel=(rng.choice("子女妻"), None))
-    draft.decoys.pop()
-    draft.add("\n住院医师：{other}  {date}", other=(other, "NAME"), date=(zh_date(rng), "DATE"))
-    return draft.note("zh", record)
 
 
 def en_date(rng: random.Random) -> str:
@@ -285,26 +295,7 @@ def en_note(rng: random.Random) -> dict[str, Any]:
         doctor=(doctor, "NAME"),
     )
     draft.add("Symptoms {may}; a {foley} catheter was placed. ", may=("May improve", None), foley=("Foley", None))
-    draft.add(
-        "{pronoun} daughter {kin} can be reached at {phone} or {mail}. SSN {ssn}. Lives at {house}. ",
-        pronoun=(rng.choice(("His", "Her")), None),
-        kin=(kin, "NAME"),
-        phone=(phone, "PHONE"),
-        mail=(
-            f"{last[:3].lower()}{rng.randint(10, 99)}@mail-{rng.choice('abc')}.example.org".encode(
-                "ascii", "ignore"
-            ).decode(),
-            "EMAIL",
-        ),
-        ssn=(f"{rng.randint(100, 899)}-{rng.randint(10, 99)}-{rng.randint(1000, 9999)}", "ID"),
-        house=(
-            (
-                f"{rng.randint(1, 9999)} {rng.choice(EN_TOWNS)} {rng.choice(('Lane', 'Street', 'Avenue'))}, "
-                f"{rng.choice(EN_TOWNS)}, OH {rng.randint(43001, 45999)}"
-            ),
-            "ADDRESS",
-        ),
-    )
+    _en_reach(draft, rng, kin=kin, phone=phone, last=last)
     draft.add(
         "BP {bp}, strength {power}, INR {inr}, give {dose}. ",
         bp=("120/80", None),
@@ -325,6 +316,30 @@ def en_note(rng: random.Random) -> dict[str, Any]:
         or draft.text[mark["start"]].isdecimal()
     ]
     return draft.note("en", record)
+
+
+def _en_reach(draft: Draft, rng: random.Random, *, kin: str, phone: str, last: str) -> None:
+    """Add where the family can be reached."""
+    draft.add(
+        "{pronoun} daughter {kin} can be reached at {phone} or {mail}. SSN {ssn}. Lives at {house}. ",
+        pronoun=(rng.choice(("His", "Her")), None),
+        kin=(kin, "NAME"),
+        phone=(phone, "PHONE"),
+        mail=(
+            f"{last[:3].lower()}{rng.randint(10, 99)}@mail-{rng.choice('abc')}.example.org".encode(
+                "ascii", "ignore"
+            ).decode(),
+            "EMAIL",
+        ),
+        ssn=(f"{rng.randint(100, 899)}-{rng.randint(10, 99)}-{rng.randint(1000, 9999)}", "ID"),
+        house=(
+            (
+                f"{rng.randint(1, 9999)} {rng.choice(EN_TOWNS)} {rng.choice(('Lane', 'Street', 'Avenue'))}, "
+                f"{rng.choice(EN_TOWNS)}, OH {rng.randint(43001, 45999)}"
+            ),
+            "ADDRESS",
+        ),
+    )
 
 
 @pytest.fixture
