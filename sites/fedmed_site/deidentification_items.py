@@ -243,7 +243,7 @@ class Cleaner:
     def _relative(self, job: Job, kind: ItemKind) -> str:
         if kind in PAIRED:
             return job.pair + (SEALED_SUFFIX if self.setting.form == "sealed" else "")
-        return job.stem + suffix_of(job.stem, kind, self.setting.form)
+        return job.stem + suffix_of(kind, names=self.setting.names, form=self.setting.form)
 
     def _target(self, job: Job, kind: ItemKind) -> Path:
         return self.setting.out / self._relative(job, kind)
@@ -272,15 +272,18 @@ class Cleaner:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def suffix_of(name: str, kind: ItemKind, form: Form) -> str:
-    """Return what is appended to an output's name.
+def suffix_of(kind: ItemKind, *, names: Naming, form: Form) -> str:
+    """Return what is appended to an output's name; the source's own names get no other than a table's.
 
-    >>> suffix_of("a.csv", "table", "readable"), suffix_of("a.txt", "note", "sealed")
+    So two files of the source never share an output, such as `x` and `x.dcm`, which both hold DICOM.
+
+    >>> suffix_of("table", names="same", form="readable"), suffix_of("note", names="same", form="sealed")
     ('.parquet', '.sealed')
+    >>> suffix_of("dicom", names="keyed", form="readable")
+    '.dcm'
     """
-    own = _SUFFIX.get(kind, "")
-    plain = "" if kind != "table" and name.lower().endswith(own) else own
-    return plain + (SEALED_SUFFIX if form == "sealed" else "")
+    own = _SUFFIX.get(kind, "") if names == "keyed" or kind == "table" else ""
+    return own + (SEALED_SUFFIX if form == "sealed" else "")
 
 
 def seal_name(batch: str, item: str) -> str:

@@ -350,6 +350,24 @@ def test_same_names_keep_the_paths_of_the_source(tmp_path: Path):
     assert cli.audit(["verify", "--home", str(home)]) == 0
 
 
+def test_same_names_never_put_two_files_in_one_place(tmp_path: Path):
+    """A DICOM file without a suffix and one beside it that has the suffix both come out, each with its own pixels."""
+    truths = tmp_path / "truths.jsonl"
+    images = Mixture(csv=0.0, txt=0.0, jsonl=0.0)
+    write_corpus(tmp_path / "corpus", truths, seed=3, files=30, corrupt_fraction=0.0, mixture=images)
+    of_kind = [json.loads(line) for line in truths.read_text().splitlines()]
+    scans = [tmp_path / "corpus" / one["path"] for one in of_kind if one["kind"] == "MR"][:2]
+    source, home, out = tmp_path / "source", make_home(tmp_path / "home"), tmp_path / "out"
+    source.mkdir()
+    for scan, name in zip(scans, ("x", "x.dcm"), strict=True):
+        (source / name).write_bytes(scan.read_bytes())
+    assert clean(source, out, home, "--names", "same", "--export") == 0
+    report = json.loads((out / "report.json").read_text())
+    aside = sum(len(items) for items in report["quarantine"].values())
+    assert len(list((out / "items").rglob("x*"))) == 2 - aside
+    assert aside == 0, report["quarantine"]
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
