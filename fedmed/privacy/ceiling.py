@@ -13,7 +13,7 @@ What it does not do: bound what is held outside tensors (interpreter, libraries,
 
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import torch
@@ -24,8 +24,8 @@ from fedmed.errors import ModelError, RefusedError
 from fedmed.privacy.gradients import device_of, synthetic
 from fedmed.privacy.precision import longest
 
-_JOINED_BYTES: Final = 20
-"""Of each number of a gradient where rows are joined and summed in float64: 4 joined, 8 raised, 8 selected."""
+_JOINED_BYTES: Final = 24
+"""Of each number of a gradient where rows are joined and summed: 4 joined, 4 squared, 8 in float64, 8 selected."""
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler else writes on standard error
 _MARGIN: Final = 1.1
 """On what a record was measured to need: what a batch needs isn't quite linear in it."""
@@ -56,7 +56,7 @@ def fitting(
     device = device_of(module)
     batches = [tuple(synthetic(value, records, device) for value in (inputs, labels)) for records in (1, 1, 2)]
     with longest(module):  # the first pass is not counted: libraries allocate for good in it
-        _, one, two = (peak_bytes(lambda batch=batch: run(*batch), device) for batch in batches)  # type: ignore[misc]
+        _, one, two = (peak_bytes(lambda batch=batch: _read(run(*batch)), device) for batch in batches)  # type: ignore[misc]
     each = max(two - one, one // 8, 1)
     if joined:
         each += _JOINED_BYTES * sum(value.numel() for value in module.parameters() if value.requires_grad)
@@ -93,6 +93,13 @@ def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
     ]
     ordered = sorted(changes, key=lambda change: change[0])
     return max(itertools.accumulate((int(size) for _, size in ordered), initial=0))
+
+
+def _read(result: object) -> None:
+    """Ask for every gradient: some are made only then."""
+    if isinstance(result, Mapping):
+        for name in result:
+            result[name]
 
 
 def _held(module: nn.Module, device: torch.device) -> int:

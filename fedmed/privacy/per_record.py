@@ -10,6 +10,8 @@ Rules:
       of a LoRA adapter on a linear, a transformers `Conv1D` or a convolution, and plain heads.
     * A layer called several times, or a parameter that layers share, gets the sum of its uses.
     * Nothing is kept on a stack, so checkpointing of either kind recomputes what it likes.
+    * On a processor a convolution's rows that are larger than what they are made of are made when asked for, each time
+      the same to the bit.
     * A row that can't be one record's, or a gradient that reached a parameter past its layer, is refused.
 
 What it does not do: clip, or judge whether a row holds its record's gradient alone (see `per_record_trial`).
@@ -65,7 +67,7 @@ def direct_capture(module: nn.Module, loss: Loss) -> Iterator[Capture]:
         for name, value in parameters.items():
             if value.grad is not None:
                 raise ModelError(f"parameter {name!r}: expected use inside its own layer only, found a use beside it")
-        return {name: rows[value] for name, value in parameters.items() if value in rows}
+        return _Gradients({name: rows[value] for name, value in parameters.items() if value in rows})
 
     try:
         for layer in layers:
@@ -79,15 +81,31 @@ def direct_capture(module: nn.Module, loss: Loss) -> Iterator[Capture]:
         forget_gradients(parameters)
 
 
+class _Gradients(Mapping[str, Tensor]):
+    """Gradients of each record by parameter; those that wait are made anew each time that they are asked for."""
+
+    def __init__(self, rows: "Mapping[str, Tensor | _Waiting]") -> None:
+        self._rows = rows
+
+    def __getitem__(self, name: str) -> Tensor:
+        return _made(self._rows[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
 class _Watch:
     """The batch that watched layers see at the moment: how many records, and their gradients so far."""
 
     def __init__(self) -> None:
         self.records: int | None = None
-        self.rows: dict[nn.Parameter, Tensor] = {}
+        self.rows: dict[nn.Parameter, Tensor | _Waiting] = {}
 
     @contextmanager
-    def batch_of(self, records: int) -> Iterator[Mapping[nn.Parameter, Tensor]]:
+    def batch_of(self, records: int) -> "Iterator[Mapping[nn.Parameter, Tensor | _Waiting]]":
         """Watch one forward and backward pass over `records` records and fill the gradients lent."""
         self.records, self.rows = records, {}
         rows = self.rows
@@ -96,13 +114,16 @@ class _Watch:
         finally:
             self.records, self.rows = None, {}
 
-    def add(self, parameter: nn.Parameter, rows: Tensor) -> None:
+    def add(self, parameter: nn.Parameter, rows: "Tensor | _Waiting") -> None:
         """Add one use of a parameter."""
-        self.rows[parameter] = self.rows[parameter] + rows if parameter in self.rows else rows
+        self.rows[parameter] = _made(self.rows[parameter]) + _made(rows) if parameter in self.rows else rows
 
 
 class _Rule(Protocol):
     """The derivative of one class of layers; the first dimension of every tensor counts records."""
+
+    waits: bool
+    """Whether making the rows of a weight twice costs little beside the layer's other work."""
 
     def fits(self, layer: Any, inputs: Tensor) -> bool:
         """Return whether `inputs` have records on a dimension of their own."""
@@ -124,6 +145,8 @@ class _Rule(Protocol):
 class _LinearRule:
     """output = inputs @ weight.T + bias, over any number of positions per record."""
 
+    waits = False
+
     def fits(self, layer: nn.Linear, inputs: Tensor) -> bool:  # noqa: ARG002  the protocol's
         return inputs.ndim >= 2
 
@@ -141,6 +164,8 @@ class _LinearRule:
 
 class _ConvolutionRule:
     """A convolution, whose gradients per record are those of one convolution with a group for each record."""
+
+    waits = True
 
     def fits(self, layer: Convolution, inputs: Tensor) -> bool:
         return inputs.ndim == len(layer.kernel_size) + 2
@@ -165,6 +190,8 @@ class _ConvolutionRule:
 
 class _LayerNormRule:
     """output = normalised inputs * weight + bias, over the last dimensions."""
+
+    waits = False
 
     def fits(self, layer: nn.LayerNorm, inputs: Tensor) -> bool:
         return inputs.ndim > len(layer.normalized_shape)
@@ -249,6 +276,55 @@ class _Use:
     watch: _Watch
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting:
+    """Rows of a weight that are not made yet, and what they are made of."""
+
+    rule: _Rule
+    layer: Any
+    gradient: Tensor
+    inputs: Tensor
+    versions: tuple[int, ...]
+
+    def made(self) -> Tensor:
+        """Return the rows.
+
+        Raises:
+            ModelError: The model wrote into a tensor after its gradient was taken.
+        """
+        if _versions(self.gradient, self.inputs) != self.versions:
+            raise ModelError(
+                f"a {type(self.layer).__name__} layer: expected inputs that stay as they were during a step, found them"
+                " overwritten; take in-place operations out of this model"
+            )
+        with torch.no_grad():
+            return self.rule.weight_rows(self.layer, self.gradient, self.inputs)
+
+
+def _weight_rows(rule: _Rule, layer: Any, gradient: Tensor, inputs: Tensor) -> Tensor | _Waiting:
+    """Return the rows of a layer's weight, or what they will be made of where that is smaller.
+
+    On a card they are made at once: it need not find the same bits twice.
+    """
+    if (
+        not rule.waits
+        or gradient.device.type != "cpu"
+        or gradient.numel() + inputs.numel() >= len(inputs) * layer.weight.numel()
+    ):
+        return rule.weight_rows(layer, gradient, inputs)
+    gradient, inputs = gradient.detach(), inputs.detach()
+    return _Waiting(rule, layer, gradient, inputs, _versions(gradient, inputs))
+
+
+def _versions(*tensors: Tensor) -> tuple[int, ...]:
+    """Return a count for each tensor that every write to it raises."""
+    return tuple(value._version for value in tensors)  # noqa: SLF001  torch has no public name for it
+
+
+def _made(rows: Tensor | _Waiting) -> Tensor:
+    return rows.made() if isinstance(rows, _Waiting) else rows
+
+
 class _Observed(torch.autograd.Function):
     """A layer's own forward pass; backward, the input's gradient goes on and the parameters' go to the watch.
 
@@ -268,7 +344,7 @@ class _Observed(torch.autograd.Function):
         layer, watch = ctx.use.layer, ctx.use.watch
         rule = _RULES[type(layer)]
         if weight.requires_grad:
-            watch.add(layer.weight, rule.weight_rows(layer, gradient, inputs))
+            watch.add(layer.weight, _weight_rows(rule, layer, gradient, inputs))
         if layer.bias is not None and layer.bias.requires_grad:
             watch.add(layer.bias, rule.bias_rows(layer, gradient))
         onwards = rule.input_gradient(layer, gradient, inputs) if ctx.needs_input_grad[0] else None

@@ -90,6 +90,27 @@ def noise_units(*, clip_norm: float, noise_multiplier: float, unit: float, size:
     return NoiseUnits(sensitivity=sensitivity, deviation=noise_multiplier * sensitivity, size=size)
 
 
+def require_room(units: NoiseUnits, *, segment: str, bits: int, sites: int, honest: int) -> None:
+    """Raise unless the sum's noise, twelve deviations of it from every site, stays inside half of the ring.
+
+    Args:
+        units: The noise.
+        segment: What the sum goes into, for the message.
+        bits: Of its ring.
+        sites: How many add a share, at most.
+        honest: How many of them are honest, at least: the shares of these suffice.
+
+    Raises:
+        RefusedError: It doesn't.
+    """
+    deviation = units.deviation * math.sqrt(sites / honest)
+    if 12 * deviation > 2.0 ** (bits - 2):
+        raise RefusedError(
+            f"expected room for noise of {deviation:.2g} units in a ring of {bits} bits, got too little;"
+            f" sign a roster with fewer fraction_bits or a larger max_weight for {segment}"
+        )
+
+
 def require_share(variance: float) -> None:
     """Raise unless a share of this variance, in squared units of the ring, can be drawn.
 

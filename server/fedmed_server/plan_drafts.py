@@ -8,18 +8,20 @@ Rules:
     * The noise is the least that keeps the whole study within its epsilon, as every site will count it.
     * The same draft gives the same plan and the same base.
 
-What it does not do: shared noise, whose rounding follows from the roster; or sign.
+    * Noise that the sites share is fitted to the rings of a roster, as every site will check it.
+
+What it does not do: sign, or read records.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from yaml import YAMLError
 
 from fedmed.data.schema import DataSet
-from fedmed.errors import ConfigError, UsageError
+from fedmed.errors import ConfigError, RefusedError, UsageError
 from fedmed.privacy.plan import Accountant, Event, calibrate
 from fedmed.records import (
     AggregationSpec,
@@ -31,8 +33,18 @@ from fedmed.records import (
     Plan,
     PrivacySpec,
     TrainingSpec,
+    TrustModel,
     require,
 )
+from fedmed.secagg.roster import Roster
+from fedmed_server.shared_noise import Released, require_fits, shared_distance
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+_MOST_WASTE = 1.5
+"""How much more noise than a Gaussian's a ring may cost before its roster is refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +62,7 @@ class DataDraft:
 class PrivacyDraft:
     """The budget of the study; the noise follows from it."""
 
-    trust_model: Literal["none", "local"] = "local"
+    trust_model: TrustModel = "local"
     epsilon: float | None = None
     delta: float = 1e-5
     clip_norm: float = 1.0
@@ -113,19 +125,65 @@ def make_base(draft: PlanDraft, dataset: DataSet, folder: Path) -> str:
     """
     from fedmed.data.tabular import row_names  # noqa: PLC0415  other commands start without polars
     from fedmed.learning.pretrain import pretrain_base  # noqa: PLC0415  it imports torch
-    from fedmed.models import Architecture, build_module, folder_digest, save_base  # noqa: PLC0415  likewise
+    from fedmed.models import Architecture, build_module, folder_digest, require_readable, save_base  # noqa: PLC0415  likewise
     from fedmed.models.reading import require_precision  # noqa: PLC0415  likewise
 
     features, classes = len(row_names(dataset.schema)), len(dataset.schema.target(draft.data.target).classes)
     architecture = Architecture.of(draft.model, features=features, classes=classes)
     module = build_module(architecture, seed=draft.seed)
     require_precision(module, draft.model.precision)
+    require_readable(module, architecture)
     pretrain_base(module, features=features, seed=draft.seed)
     save_base(folder, architecture, module)
     return folder_digest(folder)
 
 
-def plan_of_draft(draft: PlanDraft, dataset: DataSet, *, base_digest: str, accountant: Accountant) -> Plan:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sharing:
+    """What shares of noise are fitted to: the roster, and the model with its adapter on the public base."""
+
+    roster: Roster
+    module: "nn.Module"
+    features: int
+
+    @classmethod
+    def of(cls, draft: PlanDraft, roster: Roster, base: Path, *, base_digest: str) -> "Sharing":
+        """Return it for a draft and the folder of its base.
+
+        Raises:
+            ModelError: The base can't be used.
+        """
+        from fedmed.models import attach_adapter, load_module  # noqa: PLC0415  it imports torch
+
+        architecture, module = load_module(base, expected_digest=base_digest)
+        module = attach_adapter(module, draft.model, seed=draft.seed)
+        return cls(roster=roster, module=module, features=architecture.features)
+
+    def released(self, draft: PlanDraft, noise_multiplier: float) -> list[Released]:
+        """Return every kind of sum that the study releases."""
+        from fedmed.learning.weights import weight_layout  # noqa: PLC0415  it imports torch
+        from fedmed.models import Layout  # noqa: PLC0415  likewise
+
+        release, size = noise_multiplier * draft.privacy.release_noise_ratio, Layout.of(self.module).size
+        step = draft.training.learning_rate * draft.privacy.clip_norm
+        found = [Released(segment="delta", clip_norm=step, noise_multiplier=noise_multiplier, size=size)]
+        if draft.continual.release_fisher:
+            wide = draft.continual.fisher == "delta-w"
+            found.append(
+                Released(
+                    segment="fisher", clip_norm=draft.continual.fisher_clip_norm, noise_multiplier=release,
+                    size=weight_layout(self.module).size if wide else size,
+                )
+            )  # fmt: skip
+        if draft.data.normalisation != "public":
+            sums = 2 * self.features + 1
+            found.append(Released(segment="delta", clip_norm=1.0, noise_multiplier=release, size=sums))
+        return found
+
+
+def plan_of_draft(
+    draft: PlanDraft, dataset: DataSet, *, base_digest: str, accountant: Accountant, sharing: Sharing | None = None
+) -> Plan:
     """Return the plan that a draft means.
 
     Args:
@@ -133,10 +191,12 @@ def plan_of_draft(draft: PlanDraft, dataset: DataSet, *, base_digest: str, accou
         dataset: The description of its data.
         base_digest: The base that every site starts from.
         accountant: What turns events into an epsilon.
+        sharing: What noise is fitted to where the sites share it.
 
     Raises:
         DataError: The data has no such target or cohort.
         ConfigError: No noise meets the budget, or the parts do not fit together.
+        RefusedError: The roster's rings don't hold noise that the sites share, or waste it.
     """
     data = draft.data
     _require_view(data, dataset)
@@ -155,7 +215,7 @@ def plan_of_draft(draft: PlanDraft, dataset: DataSet, *, base_digest: str, accou
             model=draft.model,
             base_digest=base_digest,
             training=draft.training,
-            privacy=_privacy(draft, accountant),
+            privacy=_privacy(draft, accountant, sharing),
             aggregation=draft.aggregation,
             optimiser=draft.optimiser,
             continual=draft.continual,
@@ -173,13 +233,37 @@ def _require_view(data: DataDraft, dataset: DataSet) -> None:
         raise ConfigError(f"data.cohort: column {data.cohort_column} has no value {unknown[0]!r}; see its description")
 
 
-def _privacy(draft: PlanDraft, accountant: Accountant) -> PrivacySpec:
-    asked = draft.privacy
-    if asked.trust_model == "none" or asked.epsilon is None:
+def _privacy(draft: PlanDraft, accountant: Accountant, sharing: Sharing | None) -> PrivacySpec:
+    asked, epsilon = draft.privacy, draft.privacy.epsilon
+    if asked.trust_model == "none" or epsilon is None:
         return PrivacySpec(trust_model="none", delta=asked.delta, clip_norm=asked.clip_norm)
-    noise_multiplier = calibrate(
-        lambda candidate: _events(draft, candidate), epsilon=asked.epsilon, delta=asked.delta, accountant=accountant
-    )
+    if (asked.trust_model == "distributed") != (sharing is not None):
+        raise ConfigError(
+            "privacy.trust_model: noise is fitted to a roster where the sites share it, and only there; give --roster"
+            " with trust_model distributed"
+        )
+
+    def distance_at(candidate: float) -> float:
+        return 0.0 if sharing is None else shared_distance(sharing.roster.policy, sharing.released(draft, candidate))
+
+    def multiplier(distance: Callable[[float], float]) -> float:
+        return calibrate(
+            lambda candidate: _events(draft, candidate, distance=distance(candidate)),
+            epsilon=epsilon,
+            delta=asked.delta,
+            accountant=accountant,
+        )
+
+    noise_multiplier = multiplier(distance_at)
+    if sharing is not None:
+        least = multiplier(lambda _: 0.0)
+        if noise_multiplier > _MOST_WASTE * least:
+            raise RefusedError(
+                f"this roster's rings are so coarse that noise of {noise_multiplier:.3g} times the clip norm is needed"
+                f" where {least:.3g} would do; sign a roster with more fraction_bits or a smaller max_weight"
+            )
+        cohort = draft.aggregation.sites_per_round or len(sharing.roster.sites)
+        require_fits(sharing.roster.policy, sharing.released(draft, noise_multiplier), cohort=cohort)
     return PrivacySpec(
         trust_model=asked.trust_model,
         epsilon=asked.epsilon,
@@ -187,18 +271,20 @@ def _privacy(draft: PlanDraft, accountant: Accountant) -> PrivacySpec:
         clip_norm=asked.clip_norm,
         noise_multiplier=noise_multiplier,
         release_noise_multiplier=noise_multiplier * asked.release_noise_ratio,
+        distance=distance_at(noise_multiplier),
     )
 
 
-def _events(draft: PlanDraft, noise_multiplier: float) -> Sequence[Event]:
+def _events(draft: PlanDraft, noise_multiplier: float, *, distance: float) -> Sequence[Event]:
     """Return all that the study releases, as every site counts it before it takes part."""
     training = draft.training
     steps = Event(
         noise_multiplier=noise_multiplier,
         sample_rate=training.sample_rate,
         steps=training.rounds * training.local_steps,
+        distance=distance,
     )
     noise = noise_multiplier * draft.privacy.release_noise_ratio
-    release = Event(noise_multiplier=noise, sample_rate=1.0, steps=1)
+    release = Event(noise_multiplier=noise, sample_rate=1.0, steps=1, distance=distance)
     releases = int(draft.continual.release_fisher) + int(draft.data.normalisation != "public")
     return (steps, *[release] * releases)

@@ -398,7 +398,7 @@ def test_an_upload_that_others_certified_is_not_noised_twice_under_one_charge(
 def test_every_segment_of_a_round_is_charged_anew_on_its_own(consortium: Consortium, tmp_path: Path) -> None:
     """Fisher information that was worked anew does not make the update beside it look fresh, or the other way round."""
     plan = consortium.plan(
-        aggregation=replace(SECURE, attempts=1),
+        aggregation=replace(SECURE, attempts=3),
         training=replace(consortium.plan().training, rounds=1, local_steps=1),
         privacy=SHARED,
     )

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from fedmed.errors import RefusedError
 from fedmed.privacy import descent
 from fedmed.privacy.ceiling import fitting, peak_bytes
-from fedmed.privacy.engine import train_plain, train_private
+from fedmed.privacy.engine import clipped_sum, per_record_gradients, train_plain, train_private
 from fedmed.privacy.noise import SeededNoise
 
 RECORDS, WIDE = 40, 4096
@@ -47,6 +48,14 @@ def many() -> tuple[Tensor, Tensor]:
     return inputs, (inputs[:, 0] > 0).float()
 
 
+def plain_step(module: nn.Module, many: tuple[Tensor, Tensor], loss: Loss, **settings: Any) -> None:
+    """Take one private step on all records."""
+    train_private(
+        module, loss=loss, inputs=many[0], labels=many[1], steps=1, sample_rate=1.0, expected_batch=40.0,
+        clip_norm=0.5, noise_multiplier=1.0, learning_rate=0.5, momentum=0.0, noise=SeededNoise(b"k"), **settings,
+    )  # fmt: skip
+
+
 def step(module: Wide, many: tuple[Tensor, Tensor], loss: Loss, **settings: Any) -> tuple[Tensor, list[int]]:
     """Return the parameters after two steps on Poisson samples, and how many records each pass had."""
     before = {name: value.clone() for name, value in module.state_dict().items()}
@@ -58,6 +67,23 @@ def step(module: Wide, many: tuple[Tensor, Tensor], loss: Loss, **settings: Any)
     found = torch.cat([value.detach().flatten().clone() for value in module.parameters()])
     module.load_state_dict(before)
     return found, list(module.sizes)
+
+
+def held_under(most: int, run: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Return the most bytes that tensors hold in a training under a ceiling; torch measures one thing at a time."""
+    sizes: list[int] = []
+
+    def remember(*args: Any, **settings: Any) -> int:
+        sizes.append(fitting(*args, **settings))
+        return sizes[-1]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(descent, "fitting", remember)
+        run()
+        patched.setattr(descent, "fitting", lambda *_, **__: sizes[0])
+        held = peak_bytes(run, torch.device("cpu"))
+    assert held > most // 10
+    return held
 
 
 @pytest.mark.parametrize("size", [1, 7, 256])
@@ -72,7 +98,9 @@ def test_the_result_does_not_depend_on_how_many_records_fit(
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_lower_ceiling_takes_fewer_records_at_a_time_and_holds(wide: Wide, many: tuple[Tensor, Tensor], loss: Loss):
+def test_a_lower_ceiling_takes_fewer_records_at_a_time_and_holds(
+    wide: Wide, many: tuple[Tensor, Tensor], loss: Loss, monkeypatch: pytest.MonkeyPatch
+):
     """What torch really holds in a step stays below the ceiling, and the update is that of no ceiling."""
     expected, _ = step(wide, many, loss)
     weights = sum(value.nbytes for value in wide.parameters())
@@ -81,12 +109,14 @@ def test_a_lower_ceiling_takes_fewer_records_at_a_time_and_holds(wide: Wide, man
         found, sizes = step(wide, many, loss, memory_bytes=most)
         largest.append(max(sizes))
         assert torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
-        held = peak_bytes(lambda most=most: step(wide, many, loss, memory_bytes=most), torch.device("cpu"))  # type: ignore[misc]
+        held = held_under(most, lambda most=most: step(wide, many, loss, memory_bytes=most), monkeypatch)  # type: ignore[misc]
         assert held + weights <= most
     assert 3 <= largest[1] < largest[0] < 28
 
 
-def test_plain_training_keeps_below_the_ceiling_too(wide: Wide, many: tuple[Tensor, Tensor], loss: Loss):
+def test_plain_training_keeps_below_the_ceiling_too(
+    wide: Wide, many: tuple[Tensor, Tensor], loss: Loss, monkeypatch: pytest.MonkeyPatch
+):
     """Without privacy the same ceiling holds, and the update is that of no ceiling."""
     weights, ends = sum(value.nbytes for value in wide.parameters()), []
     start = {name: value.clone() for name, value in wide.state_dict().items()}
@@ -99,9 +129,53 @@ def test_plain_training_keeps_below_the_ceiling_too(wide: Wide, many: tuple[Tens
         )  # fmt: skip
         ends.append(torch.cat([value.detach().flatten().clone() for value in wide.parameters()]))
 
-    assert peak_bytes(lambda: train(500_000), torch.device("cpu")) + weights <= 500_000
+    assert held_under(500_000, lambda: train(500_000), monkeypatch) + weights <= 500_000
     assert peak_bytes(lambda: train(None), torch.device("cpu")) > 500_000
-    assert torch.allclose(ends[0], ends[1], rtol=1e-5, atol=1e-6)
+    assert torch.allclose(ends[0], ends[-1], rtol=1e-5, atol=1e-6)
+
+
+def test_records_that_are_not_finite_need_no_more(
+    many: tuple[Tensor, Tensor], loss: Loss, monkeypatch: pytest.MonkeyPatch
+):
+    """Broken records can't make a site pass its ceiling in the middle of a round that is paid for."""
+    inputs, labels = many[0].clone(), many[1]
+    inputs[::3, 0] = float("nan")
+    module = nn.Sequential(nn.Linear(5, 600), nn.Tanh(), nn.Linear(600, 1))
+    held = held_under(600_000, lambda: plain_step(module, (inputs, labels), loss, memory_bytes=600_000), monkeypatch)
+    assert held + sum(value.nbytes for value in module.parameters()) <= 600_000
+
+
+@pytest.mark.parametrize("fisher", ["coordinates", "sum of gradients"])
+def test_joined_rows_keep_below_the_ceiling(
+    fisher: str, many: tuple[Tensor, Tensor], loss: Loss, monkeypatch: pytest.MonkeyPatch
+):
+    """Under shared noise, and for Fisher information, what torch really holds stays below the ceiling too."""
+    module = nn.Sequential(nn.Linear(5, 60), nn.Tanh(), nn.Linear(60, 60), nn.Tanh(), nn.Linear(60, 1))
+    most = 1_500_000
+
+    def run() -> Tensor:
+        total = torch.zeros(sum(value.numel() for value in module.parameters()), dtype=torch.float64)
+        blocks = per_record_gradients(module, loss=loss, inputs=many[0], labels=many[1], memory_bytes=most)
+        for block in (block.square() for block in blocks) if fisher == "coordinates" else blocks:
+            total += clipped_sum(block, 0.5)
+        return total
+
+    assert held_under(most, run, monkeypatch) + sum(value.nbytes for value in module.parameters()) <= most
+
+
+def test_rows_that_are_made_late_count_too(monkeypatch: pytest.MonkeyPatch):
+    """Gradients of a convolution that are made only when they are clipped stay below the ceiling too."""
+    module = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.Flatten(), nn.Linear(64, 2))
+    inputs = torch.randn(64, 16, 2, 2, generator=torch.Generator().manual_seed(2))
+
+    def run() -> None:
+        train_private(
+            module, loss=lambda outputs, labels: cross_entropy(outputs, labels, reduction="none"), inputs=inputs,
+            labels=torch.arange(64) % 2, steps=1, sample_rate=1.0, expected_batch=64.0, clip_norm=0.5,
+            noise_multiplier=1.0, learning_rate=0.5, momentum=0.0, noise=SeededNoise(b"k"), memory_bytes=300_000,
+        )  # fmt: skip
+
+    assert held_under(300_000, run, monkeypatch) + sum(value.nbytes for value in module.parameters()) <= 300_000
 
 
 def test_rows_that_are_joined_count_too(many: tuple[Tensor, Tensor]):

@@ -8,7 +8,7 @@ correct ones, none.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
@@ -87,14 +87,15 @@ def test_halved_noise_is_flagged(release: Callable[..., NDArray[np.float64]]):
 def test_missing_clipping_in_a_step_is_flagged(monkeypatch: pytest.MonkeyPatch):
     """Gradients that enter the sum unclipped: 20 of 20."""
 
-    def unclipped(self: engine._PrivateOptimizer) -> int:
-        for value in self.params:
-            total = value.grad_sample.sum(0)
-            value.summed_grad = total if value.summed_grad is None else value.summed_grad + total
-            value.grad_sample = None
+    def unclipped(
+        self: engine._PrivateOptimizer, parameters: Mapping[str, torch.nn.Parameter], captured: Mapping[str, Tensor]
+    ) -> int:
+        for name, value in parameters.items():
+            total = captured[name].sum(0)
+            value.summed_grad = total if value.summed_grad is None else value.summed_grad + total  # type: ignore[attr-defined]
         return 0
 
-    monkeypatch.setattr(engine._PrivateOptimizer, "clip_and_accumulate", unclipped)
+    monkeypatch.setattr(engine._PrivateOptimizer, "add_clipped", unclipped)
     assert all(alarm(released_step, SeededNoise(b"%d" % trial), trial, 1.0) for trial in TRIALS)
 
 

@@ -8,9 +8,11 @@ import pytest
 import torch
 from small_transformers import Case, Logits, losses
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from fedmed.errors import ModelError
 from fedmed.models import Architecture, attach_adapter, build_module
+from fedmed.privacy.ceiling import peak_bytes
 from fedmed.privacy.engine import hooked_capture, per_record_gradients, train_private
 from fedmed.privacy.gradients import Capturing, dropout_off, training_mode
 from fedmed.privacy.noise import SeededNoise
@@ -249,6 +251,97 @@ def test_the_module_comes_back_clean(case: Case, capturing: Capturing):
     assert {name: set(vars(layer)) for name, layer in module.named_modules()} == seen
     assert all(torch.equal(value, buffers[name]) for name, value in module.named_buffers())
     assert not any(vars(value) or value.grad is not None for value in module.parameters())
+
+
+# --- rows that wait ----------------------------------------------------------------------------
+
+
+class Narrowing(nn.Module):
+    """A wide convolution of few positions, whose rows are larger than what they are made of."""
+
+    def __init__(self, *, twice: bool = False) -> None:
+        super().__init__()
+        self.wide = nn.Conv2d(16, 16, 3, padding=1)
+        self.end = nn.Linear(16, 2)
+        self.twice = twice
+        self.seen: list[Tensor] = []
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return logits."""
+        inside = inputs.repeat(1, 16, 1, 1)
+        self.seen = [inside]
+        for _ in range(2 if self.twice else 1):
+            inside = self.wide(inside)
+        outputs: Tensor = self.end(inside.mean((2, 3)))
+        return outputs
+
+
+def narrow(records: int = 8) -> tuple[Tensor, Tensor]:
+    """Return images of four pixels, and labels."""
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(records, 1, 2, 2, generator=generator), torch.arange(records) % 2
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_rows_that_wait_are_the_records_own_each_time_that_they_are_asked_for(twice: bool):  # noqa: FBT001
+    """A convolution's rows equal an explicit loop, its second use included, and asking again gives the same bits."""
+    torch.manual_seed(1)
+    case = (Narrowing(twice=twice), *narrow(5))
+    assert relative_error(captured(case, direct_capture), explicit(case)) < 1e-5
+    with training_mode(case[0]), direct_capture(case[0], losses) as capture:
+        rows = capture(*case[1:])
+        assert torch.equal(rows["wide.weight"], rows["wide.weight"])
+
+
+def test_rows_that_wait_take_less_memory_than_rows():
+    """What a pass holds at its end is a fraction of a gradient for each record."""
+    module, (inputs, labels) = Narrowing(), narrow(64)
+    rows_bytes = 64 * module.wide.weight.nbytes
+    with training_mode(module), direct_capture(module, losses) as capture:
+        held = peak_bytes(lambda: capture(inputs, labels), torch.device("cpu"))
+        made = peak_bytes(lambda: capture(inputs, labels)["wide.weight"], torch.device("cpu"))
+    assert held < rows_bytes / 4
+    assert made > rows_bytes
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_rows_that_wait_stand_checkpointing_and_dropout(reentrant: bool):  # noqa: FBT001
+    """What they are made of is what the recomputed pass saw, under the same masks, whichever kind of checkpointing."""
+
+    class Recomputed(Narrowing):
+        def forward(self, inputs: Tensor) -> Tensor:
+            inside = inputs.repeat(1, 16, 1, 1).requires_grad_()
+            inside = checkpoint(
+                lambda value: torch.dropout(self.wide(value), 0.5, train=True), inside, use_reentrant=reentrant
+            )
+            outputs: Tensor = self.end(inside.mean((2, 3)))
+            return outputs
+
+    torch.manual_seed(1)
+    module, (inputs, labels) = Recomputed(), narrow()
+    parameters = list(module.parameters())
+    expected = []
+    for row in range(len(labels)):
+        torch.manual_seed(7)
+        fresh = losses(module(inputs), labels)[row]
+        module.zero_grad()
+        fresh.backward()
+        expected.append(torch.cat([value.grad.flatten() for value in parameters]))
+    with training_mode(module), direct_capture(module, losses) as capture:
+        torch.manual_seed(7)
+        rows = capture(inputs, labels)
+        found = torch.cat([rows[name].flatten(1) for name, _ in module.named_parameters()], dim=1)
+    assert relative_error(found, torch.stack(expected)) < 1e-5
+
+
+def test_rows_that_wait_are_refused_when_their_inputs_were_overwritten():
+    """A model that writes into a layer's inputs after the backward pass gets an error, not another gradient."""
+    module, (inputs, labels) = Narrowing(), narrow()
+    with training_mode(module), direct_capture(module, losses) as capture:
+        rows = capture(inputs, labels)
+        module.seen[0].zero_()
+        with pytest.raises(ModelError, match="a Conv2d layer: expected inputs that stay as they were"):
+            rows["wide.weight"]
 
 
 # --- dropout -----------------------------------------------------------------------------------
