@@ -6,7 +6,7 @@ carry the person. One shift per patient keeps the first and hides the second.
 Rules:
     * A value that is not exactly a date, time or date-time of PS3.5 6.2 gives None: the caller then acts as if the
       option were off, so an invalid date never passes.
-    * A date-time without a day cannot be moved by days and is refused.
+    * A date-time without a day cannot be moved by days and is refused; where dates are kept it stays.
     * A time zone stays as it is: whole days move the clock of every zone alike.
 
 What it does not do: choose the shift (see `pseudonyms`).
@@ -20,6 +20,7 @@ _CLOCK = r"(?:([01]\d|2[0-3])(?:([0-5]\d)(?:([0-5]\d|60)(?:\.\d{1,6})?)?)?)"
 _TIME = re.compile(_CLOCK)
 _OLD_TIME = re.compile(r"([01]\d|2[0-3]):([0-5]\d)(?::([0-5]\d)(?:\.\d{1,6})?)?")
 _DATETIME = re.compile(rf"(\d{{8}})((?:{_CLOCK})?)((?:[+-](?:0\d|1[0-4])[0-5]\d)?)")
+_COARSE_DATETIME = re.compile(r"(\d{4})(\d{2})?(?:[+-](?:0\d|1[0-4])[0-5]\d)?")
 _ZONE = re.compile(r"[+-](?:0\d|1[0-4])[0-5]\d")
 
 
@@ -64,6 +65,19 @@ def valid_time(text: str) -> str | None:
 def valid_zone(text: str) -> str | None:
     """Return `text` if it is an offset from UTC such as `+0800`, else None."""
     return text if _ZONE.fullmatch(text) else None
+
+
+def valid(vr: str, text: str) -> bool:
+    """Tell whether one value of VR DA, DT or TM is one of PS3.5 6.2, so that it may be kept as it is.
+
+    A date-time may be a year or a month here, since nothing has to move.
+
+    >>> valid("DA", "20240229"), valid("DA", "20230229"), valid("DT", "202402")
+    (True, False, True)
+    """
+    if vr == "DT" and (coarse := _COARSE_DATETIME.fullmatch(text)):
+        return shift_date(f"{coarse[1]}{coarse[2] or '01'}01", 0) is not None
+    return move(vr, text, 0) is not None
 
 
 def move(vr: str, text: str, days: int) -> str | None:

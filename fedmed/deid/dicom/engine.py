@@ -18,12 +18,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from fedmed.deid.dicom import dates
+from fedmed.deid.dicom.bulk import within_counts
 from fedmed.deid.dicom.codes import CODE_TAGS, clean_code, code_elements, is_code
 from fedmed.deid.dicom.options import DicomOptions
 from fedmed.deid.dicom.stream import Element
 from fedmed.deid.dicom.table import Action, Rule
 from fedmed.deid.dicom.uids import UidMap
-from fedmed.deid.dicom.values import CODED_TEXT, REMOVED, dummy, known_words, passes, texts
+from fedmed.deid.dicom.values import CODED_TEXT, REMOVED, dummy, known_terms, known_words, passes, texts
 from fedmed.deid.policy import AGE_CAP, AGE_LIMIT
 from fedmed.deid.pseudonyms import Pseudonyms, normalise
 
@@ -36,10 +37,8 @@ _INTERCHANGEABLE = (
     CODED_TEXT - {"PN"}, frozenset({"DS", "IS"}), frozenset({"US", "SS", "US or SS"}), frozenset({"OB", "OW"}),
 )  # fmt: skip
 _DATES = frozenset({"DA", "DT", "TM"})
-_DATE_BYTES = re.compile(rb"[0-9.:+\-\\ ]*\0?")
 _KEPT = {
     "AS": re.compile(rb"\d{3}[DWMY]?"),
-    "CS": re.compile(rb"[A-Z0-9_ \\]*"),
     "UI": re.compile(rb"[0-9.\\]*[ \0]?"),
 }
 _AGE = re.compile(rb"(\d{3})Y ?")
@@ -81,12 +80,14 @@ class DatasetPass:
                 self.counts.update(["removed"] if depth == 0 else [])
             elif tag >> 16 & 1:
                 kept += self._private(element, by_tag, charset, depth)
-            elif (result := self._public(element, charset, depth)) is not None:
+            elif (result := self._public(element, by_tag, charset, depth)) is not None:
                 kept.append(result)
         unique = {element.tag: element for element in kept}  # several private elements name one creator
         return [unique[tag] for tag in sorted(unique)]
 
-    def _public(self, element: Element, charset: tuple[str, ...], depth: int) -> Element | None:
+    def _public(
+        self, element: Element, dataset: Mapping[int, Element], charset: tuple[str, ...], depth: int
+    ) -> Element | None:
         group = element.tag >> 16
         rule = self._rules.get(element.tag)
         if rule is None or group <= 4 or element.tag & 0xFFFF == 0 or (group == 0x7FE0 and depth):
@@ -97,9 +98,12 @@ class DatasetPass:
                 self.counts["recursed"] += 1
                 items = tuple(tuple(self.clean(item, charset, depth=depth + 1)) for item in element.items)
                 return Element(element.tag, "SQ", items=items)
-        elif (result := self._value(element, rule, charset)) is not None:
-            return result
-        return self._basic(rule.fallback, element, rule)
+        else:
+            bulk = rule.check == "bulk" and group != 0x7FE0 and element.items is None
+            whole = within_counts(element, dataset, rule.vr, little=self._little) if bulk else element
+            if whole is not None and (result := self._value(whole, rule, charset)) is not None:
+                return result
+        return self._basic(rule.fallback, element, rule, charset)
 
     def _value(self, element: Element, rule: Rule, charset: tuple[str, ...]) -> Element | None:
         """Return the element that `rule` makes of a value, or None where its fallback is due."""
@@ -120,7 +124,7 @@ class DatasetPass:
         if rule.action == "uid":
             return self._keyed.uids.new_value(value), "uids"
         if rule.action == "keep":
-            return self._kept(vr, value, charset), "kept"
+            return self._kept(tag, vr, value, charset), "kept"
         if rule.action == "check" and rule.check != "words":
             return passes(rule.check, rule.vr, value), "kept"
         if rule.action == "clean" and (vr in _DATES or tag == TIME_ZONE):
@@ -130,13 +134,16 @@ class DatasetPass:
         words = known_words(value, charset, limit=_LIMITS.get(vr, 1 << 20))
         return words.upper() if words and vr == "CS" else words, "cleaned"
 
-    def _kept(self, vr: str, value: bytes, charset: tuple[str, ...]) -> bytes | None:
-        if vr in _DATES:
-            return value if _DATE_BYTES.fullmatch(value) else None
+    def _kept(self, tag: int, vr: str, value: bytes, charset: tuple[str, ...]) -> bytes | None:
+        if vr in _DATES or tag == TIME_ZONE:
+            valid = (dates.valid(vr, text) if vr in _DATES else dates.valid_zone(text) for text in texts(value))
+            return value if all(valid) else None
         if vr == "AS" and (age := _AGE.fullmatch(value)) and int(age[1]) > AGE_LIMIT:
             return f"{AGE_CAP:03}Y".encode()
         if vr in CODED_TEXT:
             return value if charset or value.isascii() else None
+        if vr == "CS":
+            return known_terms(value)
         if grammar := _KEPT.get(vr):
             return value if grammar.fullmatch(value) else None
         return passes("number", vr, value) if vr in {"DS", "IS"} else value
@@ -153,7 +160,7 @@ class DatasetPass:
             return self._little
         return any(written in group and expected in group for group in _INTERCHANGEABLE)
 
-    def _basic(self, action: Action, element: Element, rule: Rule) -> Element | None:
+    def _basic(self, action: Action, element: Element, rule: Rule, charset: tuple[str, ...]) -> Element | None:
         """Return what the Basic Profile makes of `element`: nothing, nothing in it, or a dummy."""
         if action == "empty":
             self.counts["emptied"] += 1
@@ -167,7 +174,7 @@ class DatasetPass:
         if rule.vr == "UI":
             return Element(element.tag, "UI", self._keyed.uids.new_value(element.value or b"0"))
         if element.tag == PATIENT_ID and element.value.strip(b" \0"):
-            identity = patient_id(element.value, ())
+            identity = patient_id(element.value, charset)
             return Element(element.tag, "LO", self._keyed.pseudonyms.token(identity).encode())
         return Element(element.tag, rule.vr, dummy(rule.vr))
 
@@ -198,12 +205,12 @@ class DatasetPass:
 
 
 def patient_id(value: bytes, charset: tuple[str, ...]) -> str:
-    """Return the one spelling of a PatientID: without empty trailing name components.
+    """Return the one spelling of a PatientID, as tables and notes have it.
 
     >>> patient_id(b"A^B^", ()) == patient_id(b"a^b ", ())
     True
     """
-    return normalise("\\".join(texts(value, charset, coded=True))).rstrip("^")
+    return normalise("\\".join(texts(value, charset, coded=True)))
 
 
 def identity(dataset: Mapping[int, Element]) -> str:
@@ -217,7 +224,7 @@ def identity(dataset: Mapping[int, Element]) -> str:
 
     if known := patient_id(value(PATIENT_ID), charset):
         return known
-    name = normalise("".join(texts(value(PATIENT_NAME), charset, coded=True)).split("=")[0]).rstrip("^")
+    name = normalise("".join(texts(value(PATIENT_NAME), charset, coded=True)).split("=")[0])
     if name:
         return f"name:{name}:{''.join(texts(value(BIRTH_DATE)))}"
     study = "".join(texts(value(STUDY_UID))) or "".join(texts(value(INSTANCE_UID)))

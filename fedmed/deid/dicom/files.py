@@ -29,14 +29,15 @@ from pydicom._uid_dict import UID_dictionary
 import fedmed
 from fedmed.audit import Scalar
 from fedmed.deid.dicom.codes import code_elements, known_meaning
+from fedmed.deid.dicom.codestream import RLE
 from fedmed.deid.dicom.engine import INSTANCE_UID, PATIENT_ID, DatasetPass, Keyed, identity
+from fedmed.deid.dicom.extent import check_extent
 from fedmed.deid.dicom.options import DicomOptions
 from fedmed.deid.dicom.pixels import (
     BURNED_IN,
     REGIONS,
     Pixels,
     assess,
-    check_length,
     mask_compressed,
     mask_native,
     region_mask,
@@ -224,7 +225,10 @@ def _clean(data: bytes, keyed: Keyed) -> Cleaned:
     options, syntax = keyed.options, source.syntax
     compressed = source.transfer_syntax not in _UNCOMPRESSED
     pixels = assess(source.dataset, source.sop_class, options, little=syntax.little)
-    dataset = check_length(source.dataset, syntax=syntax, encapsulated=compressed)
+    dataset = check_extent(
+        source.dataset, little=syntax.little, encapsulated=compressed, rle=source.transfer_syntax == RLE,
+        decoded=pixels == "mask",
+    )  # fmt: skip
     who = identity(dataset)
     days = keyed.pseudonyms.shift_days(who, limit=options.max_shift_days) if options.dates == "shift" else 0
     cleaner = DatasetPass(keyed, rules(options, family_of(source.sop_class)), days=days, little=syntax.little)

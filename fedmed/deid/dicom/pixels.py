@@ -13,7 +13,6 @@ What it does not do: find text by recognition, or hide faces that a head scan co
 """
 
 import math
-import struct
 from collections.abc import Mapping
 from dataclasses import replace
 from io import BytesIO
@@ -25,10 +24,9 @@ from pydicom import dcmread
 from pydicom._uid_dict import UID_dictionary
 from pydicom.pixels.utils import pixel_array
 
-from fedmed.deid.dicom.codestream import refuse_comments
 from fedmed.deid.dicom.options import DicomOptions
 from fedmed.deid.dicom.quarantine import QuarantineError
-from fedmed.deid.dicom.stream import PIXEL_DATA, Element, Syntax
+from fedmed.deid.dicom.stream import PIXEL_DATA, Element
 from fedmed.deid.dicom.values import texts
 
 Pixels = Literal["none", "untouched", "unassessed", "mask"]
@@ -73,7 +71,7 @@ def assess(dataset: Mapping[int, Element], sop_class: str, options: DicomOptions
     if any(0x6000 <= tag >> 16 <= 0x60FF and tag >> 16 << 16 | 0x3000 not in dataset for tag in dataset):
         raise QuarantineError("overlay-in-pixels")
     ultrasound = sop_class in _ULTRASOUND
-    if _words(dataset, BURNED_IN) == ["YES"] and not (ultrasound and options.burned_in == "mask"):
+    if words(dataset, BURNED_IN) == ["YES"] and not (ultrasound and options.burned_in == "mask"):
         raise QuarantineError("burned-in")
     if ultrasound:
         if not options.clean_pixel_data or not _items(dataset, REGIONS):
@@ -115,7 +113,7 @@ def mask_native(dataset: Mapping[int, Element], outside: NDArray[np.bool_], *, l
     samples = number(dataset, SAMPLES, little=little, default=1)
     size = number(dataset, BITS_ALLOCATED, little=little)
     element = dataset[PIXEL_DATA]
-    photometric = _words(dataset, PHOTOMETRIC)
+    photometric = words(dataset, PHOTOMETRIC)
     if size not in {8, 16} or samples not in {1, 3} or photometric == ["YBR_FULL_422"]:
         raise QuarantineError("pixels-undecodable")
     pixels = np.frombuffer(bytearray(element.value), dtype=np.uint8 if size == 8 else np.uint16)
@@ -163,50 +161,6 @@ def mask_compressed(dataset: Mapping[int, Element], outside: NDArray[np.bool_], 
     return dict(dataset) | {element.tag: element for element in changed}
 
 
-def check_length(dataset: Mapping[int, Element], *, syntax: Syntax, encapsulated: bool) -> dict[int, Element]:
-    """Return `dataset` with pixel data of exactly the length that its description asks for.
-
-    Bytes after the last pixel are dropped: they are not part of the image and may hold anything.
-
-    Raises:
-        QuarantineError: Pixels are missing, or are encapsulated where the transfer syntax says otherwise.
-    """
-    for tag in (PIXEL_DATA, *FLOAT_PIXELS):
-        if (element := dataset.get(tag)) is None:
-            continue
-        if element.encapsulated != encapsulated or element.items is not None:
-            raise QuarantineError("malformed")
-        frames = number(dataset, FRAMES, little=syntax.little, default=1)
-        if encapsulated:
-            frames_found = fragments(element.value)
-            if len(frames_found) < min(frames, 2):
-                raise QuarantineError("truncated")
-            refuse_comments(frames_found)
-            continue
-        bits = frames * number(dataset, BITS_ALLOCATED, little=syntax.little)
-        for size in (ROWS, COLUMNS):
-            bits *= number(dataset, size, little=syntax.little)
-        bits *= number(dataset, SAMPLES, little=syntax.little, default=1)
-        if _words(dataset, PHOTOMETRIC) == ["YBR_FULL_422"]:
-            bits = bits * 2 // 3
-        wanted = (bits + 7) // 8
-        if len(element.value) < wanted or wanted == 0:
-            raise QuarantineError("truncated")
-        if len(element.value) > wanted:
-            dataset = dict(dataset) | {tag: replace(element, value=element.value[:wanted])}
-    return dict(dataset)
-
-
-def fragments(value: bytes) -> list[bytes]:
-    """Return the fragments of encapsulated pixel data, without the offset table (PS3.5 A.4)."""
-    found, at = [], 0
-    while at + 8 <= len(value):
-        (length,) = struct.unpack_from("<I", value, at + 4)
-        found.append(value[at + 8 : at + 8 + length])
-        at += 8 + length
-    return found[1:]
-
-
 def number(dataset: Mapping[int, Element], tag: int, *, little: bool, default: int | None = None) -> int:
     """Return the one whole number in a US, UL or IS attribute.
 
@@ -226,6 +180,12 @@ def number(dataset: Mapping[int, Element], tag: int, *, little: bool, default: i
     if len(element.value) not in {2, 4}:
         raise QuarantineError("malformed")
     return int.from_bytes(element.value, "little" if little else "big")
+
+
+def words(dataset: Mapping[int, Element], tag: int) -> list[str]:
+    """Return the values of a text attribute in capitals, without empty ones."""
+    element = dataset.get(tag)
+    return [part.upper() for part in texts(element.value) if part] if element is not None else []
 
 
 def _corner(region: Mapping[int, Element], tag: int, *, little: bool) -> int:
@@ -248,15 +208,10 @@ def _refuse_class(dataset: Mapping[int, Element], sop_class: str, options: Dicom
 
 
 def _looks_captured(dataset: Mapping[int, Element]) -> bool:
-    colour = not all(word.startswith("MONOCHROME") for word in _words(dataset, PHOTOMETRIC))
-    kind = _words(dataset, IMAGE_TYPE)
+    colour = not all(word.startswith("MONOCHROME") for word in words(dataset, PHOTOMETRIC))
+    kind = words(dataset, IMAGE_TYPE)
     named = any(marker in word for word in kind[2:] for marker in _CAPTURE_WORDS)
-    return colour or named or bool(_words(dataset, CONVERSION))
-
-
-def _words(dataset: Mapping[int, Element], tag: int) -> list[str]:
-    element = dataset.get(tag)
-    return [part.upper() for part in texts(element.value) if part] if element is not None else []
+    return colour or named or bool(words(dataset, CONVERSION))
 
 
 def _items(dataset: Mapping[int, Element], tag: int) -> tuple[tuple[Element, ...], ...]:

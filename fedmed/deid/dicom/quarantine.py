@@ -16,8 +16,8 @@ from fedmed.errors import DataError
 Reason = Literal[
     "burned-in", "crashed", "dicomdir", "encapsulated-document", "embedded-comment", "malformed", "no-pixels",
     "not-part-10", "overlay-in-pixels", "pixels-unassessed", "pixels-undecodable", "screen-capture",
-    "secondary-capture", "sop-class", "too-large", "transfer-syntax", "truncated", "ultrasound-regions",
-    "ultrasound-without-regions", "unreadable",
+    "secondary-capture", "sop-class", "stray-bytes", "too-large", "transfer-syntax", "truncated", "two-images",
+    "ultrasound-regions", "ultrasound-without-regions", "unknown-stream", "unreadable", "unused-bits",
 ]  # fmt: skip
 
 REASONS: Mapping[str, str] = {
@@ -35,12 +35,16 @@ REASONS: Mapping[str, str] = {
     "screen-capture": "the image looks like a capture of a screen",
     "secondary-capture": "secondary captures hold whatever was on a screen",
     "sop-class": "no SOP class, or none that the standard lists for storage of readable content",
+    "stray-bytes": "the compressed pixels hold bytes that no image needs, or cannot be followed to their end",
     "too-large": "the file is larger than one file may be",
     "transfer-syntax": "the transfer syntax is missing or unknown",
     "truncated": "the file ends before its content does",
+    "two-images": "more than one element holds pixels",
     "ultrasound-regions": "the ultrasound regions are no rectangles inside the image, or fill it",
     "ultrasound-without-regions": "nothing tells where the ultrasound image ends and the text begins",
+    "unknown-stream": "the pixels are compressed in a way, such as video, whose comments are not looked for",
     "unreadable": "the file cannot be opened or read",
+    "unused-bits": "bits of the pixels that the image does not use hold something",
 }
 
 

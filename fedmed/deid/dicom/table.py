@@ -24,6 +24,7 @@ from typing import Literal
 from pydicom._dicom_dict import DicomDictionary
 
 from fedmed.deid.dicom.options import DicomOptions
+from fedmed.deid.dicom.values import TERMS_FILE, WORDS_FILE
 
 Action = Literal["keep", "remove", "empty", "dummy", "uid", "clean", "check", "recurse"]
 Family = Literal["IMAGE", "MG", "PET", "RT", "RT2", "SR", "OTHER"]
@@ -102,8 +103,9 @@ def allowed() -> tuple[Allowed, ...]:
 
 @cache
 def table_digest() -> str:
-    """Return the SHA-256 of both data files, which every report names."""
-    return hashlib.sha256(PROFILE_FILE.read_bytes() + b"\0" + ALLOWED_FILE.read_bytes()).hexdigest()
+    """Return the SHA-256 of the data files, lists of words among them, which every report names."""
+    files = (PROFILE_FILE, ALLOWED_FILE, WORDS_FILE, TERMS_FILE)
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 
 @cache

@@ -6,6 +6,8 @@ has a narrow grammar, and what does not fit it does not pass.
 Rules:
     * A test returns the value that may be published, or None: the caller then acts as if the value were not allowed.
     * Cleaned text keeps only words of `words.txt` and slice measures such as `3mm`, in their order.
+    * A coded string is made of words of `terms.txt` and `words.txt`, with one short number at most; what is not goes.
+    * A decimal or integer string holds numbers of PS3.5 6.2, none as long as a telephone or identity number.
     * Nothing here raises on strange bytes: they fail the test.
 
 What it does not do: know attributes or options.
@@ -14,20 +16,28 @@ What it does not do: know attributes or options.
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from pydicom.charset import convert_encodings, decode_bytes
 
 WORDS_FILE = Path(__file__).with_name("words.txt")
+TERMS_FILE = Path(__file__).with_name("terms.txt")
 REMOVED = "REMOVED"
 CODED_TEXT = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
 """VRs whose bytes depend on the Specific Character Set (PS3.5 6.1.2.2)."""
 TEXT = CODED_TEXT | {"AE", "CS", "UR"}
 
 _SIZES = {"AT": 4, "FD": 8, "FL": 4, "SL": 4, "SS": 2, "SV": 8, "UL": 4, "US": 2, "UV": 8, "US or SS": 2}
-_DECIMAL = re.compile(rb"[0-9+\-.eE \\]*\0?")
+_NUMBER = rb" *(?:[+-]?(?:[0-9]{1,10}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,2})?)? *"
+_DECIMALS = re.compile(rb"%b(?:\\%b)*" % (_NUMBER, _NUMBER))
+_INTEGERS = re.compile(rb" *(?:[+-]?[0-9]{1,10})? *(?:\\ *(?:[+-]?[0-9]{1,10})? *)*")
+_LONG_DECIMAL = re.compile(rb" *([+-]?[0-9]{1,6}\.[0-9]{1,40})((?:[eE][+-]?[0-9]{1,2})?) *")
+_DS_BYTES, _IS_BYTES, _IS_LIMIT = 16, 12, 1 << 31
 _CODED = re.compile(r"[A-Z0-9_ ]{0,16}")
+_SHORT_NUMBER = re.compile(r"[0-9]{1,4}")
+_DIRECTION = re.compile("[APLRHF]{1,3}")
+_NUMBERED = re.compile(r"([A-Z]{2,})[0-9]{1,2}")
 _CHARSETS = re.compile(
     r"(ISO_IR (6|13|58|87|100|101|109|110|126|127|138|144|148|149|159|165|166|192|203)|GB18030|GBK)?"
 )
@@ -98,11 +108,36 @@ def passes(check: str, vr: str, value: bytes) -> bytes | None:
     """
     if check == "bulk":
         return value
+    if check == "coded":
+        return known_terms(value)
     if check == "number":
-        fits = len(value) % _SIZES[vr] == 0 if vr in _SIZES else _DECIMAL.fullmatch(value) is not None
+        if vr not in _SIZES:
+            return _decimals(value) if vr == "DS" else _integers(value)
+        fits = len(value) % _SIZES[vr] == 0
     else:
         fits = all(_TESTS[check](part) for part in texts(value))
     return value if fits else None
+
+
+def known_terms(value: bytes) -> bytes | None:
+    r"""Return a coded string without its values that are no terms, or None if none is left.
+
+    Values keep their places: one that goes leaves an empty one, but at the end.
+
+    >>> known_terms(b"ORIGINAL\\PRIMARY\\OUYANG XIUWEN"), known_terms(b"OUYANG")
+    (b'ORIGINAL\\PRIMARY', None)
+    """
+    parts = texts(value)
+    kept: list[str] = []
+    numbers = 0
+    for part in parts:
+        found = _numbers_in_term(part)
+        fits = found is not None and numbers + found <= 1
+        numbers += found or 0
+        kept.append(part if fits else "")
+    if kept == parts:
+        return value
+    return "\\".join(kept).rstrip("\\").encode() or None
 
 
 def known_words(value: bytes, charset: tuple[str, ...], *, limit: int) -> bytes | None:
@@ -125,11 +160,55 @@ def known_words(value: bytes, charset: tuple[str, ...], *, limit: int) -> bytes 
 
 
 _TESTS: Mapping[str, Callable[[str], object]] = {
-    "coded": _CODED.fullmatch,
     "charset": lambda part: _CHARSETS.fullmatch(part) or _ISO_2022.fullmatch(part),
     "maker": lambda part: _plain(part) in _MAKERS,
     **{name: pattern.fullmatch for name, pattern in _PATTERNS.items()},
 }
+
+
+@lru_cache(maxsize=4096)
+def _numbers_in_term(text: str) -> int | None:
+    """Return how many numbers stand among the terms of a coded string, or None if it holds anything else."""
+    if not _CODED.fullmatch(text):
+        return None
+    if text.replace(" ", "_").casefold() in _terms():
+        return 0
+    if not text or _DIRECTION.fullmatch(text):
+        return 0
+    numbers = letters = 0
+    for word in re.split("[ _]+", text.strip("_")):
+        numbered = _NUMBERED.fullmatch(word)
+        if _SHORT_NUMBER.fullmatch(word):
+            numbers += 1
+        elif word.casefold() not in _terms() and not (numbered and numbered[1].casefold() in _terms()):
+            return None
+        letters += len(word) == 1 and word.isalpha()
+    return numbers if letters <= 1 else None  # a spelled name is none of terms
+
+
+def _decimals(value: bytes) -> bytes | None:
+    """Return decimal strings, those that are too long cut, or None if one is no number of PS3.5 6.2."""
+    parts = value.rstrip(b" \0").split(b"\\")
+    if max(map(len, parts)) <= _DS_BYTES:
+        return value if _DECIMALS.fullmatch(b"\\".join(parts)) else None
+    numbers = [_cut(part) if len(part) > _DS_BYTES else part for part in parts]
+    joined = b"\\".join(number or b"" for number in numbers)
+    return joined if None not in numbers and _DECIMALS.fullmatch(joined) else None
+
+
+def _cut(number: bytes) -> bytes | None:
+    """Return a number with more decimals than fit without the last ones; a long whole number is none."""
+    found = _LONG_DECIMAL.fullmatch(number)
+    return None if found is None else bytes(found[1][: _DS_BYTES - len(found[2])] + found[2])
+
+
+def _integers(value: bytes) -> bytes | None:
+    text = value.rstrip(b" \0")
+    parts = text.split(b"\\")
+    if max(map(len, parts)) > _IS_BYTES or not _INTEGERS.fullmatch(text):
+        return None
+    whole = (int(part) for part in parts if part.strip())
+    return value if all(-_IS_LIMIT <= number < _IS_LIMIT for number in whole) else None
 
 
 def _known(token: str, *, chinese: bool) -> list[str]:
@@ -148,7 +227,16 @@ def _known(token: str, *, chinese: bool) -> list[str]:
 
 @cache
 def _vocabulary() -> frozenset[str]:
-    lines = WORDS_FILE.read_text(encoding="utf-8").splitlines()
+    return _listed(WORDS_FILE)
+
+
+@cache
+def _terms() -> frozenset[str]:
+    return _vocabulary() | {term.casefold() for term in _listed(TERMS_FILE)}
+
+
+def _listed(path: Path) -> frozenset[str]:
+    lines = path.read_text(encoding="utf-8").splitlines()
     return frozenset(word for line in lines if not line.startswith("#") for word in line.split())
 
 

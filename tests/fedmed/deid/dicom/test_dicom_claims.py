@@ -106,6 +106,25 @@ def test_an_option_changes_exactly_its_cells_in_the_output(
     assert changed - inside == celled
 
 
+@pytest.mark.parametrize(("column", "option"), OPTIONS)
+def test_what_no_cleaning_exists_for_stays_as_strict_as_without_the_option(
+    make: Maker, written: Writer, keyed: Site, column: str, option: dict[str, object]
+):
+    """D12: overlay planes and comments, curves, and binary values under a cell C go, Clean Graphics or not.
+
+    The published table gives overlays no cell; a bitmap whose text nobody can find is never claimed to be clean.
+    """
+    dataset = make("1.2.840.10008.5.1.4.1.1.481.3", pixels=False)
+    binary = [int(row.tag, 16) for row in profile() if row.vr == "OB" and row.cells().get(column) == "C"]
+    for tag in (*binary, 0x60023000, 0x601E3000, 0x50043000):
+        dataset.add_new(tag, "OB", b"QXZBITMAP ")
+    dataset.add_new(0x60024000, "LT", "QXZCOMMENT")
+    dataset.add_new(0x60020022, "LO", "QXZOVERLAY")
+    cleaned = clean_bytes(written(dataset), keyed(**{"dates": "remove"} | option)).data
+    assert b"QXZ" not in cleaned
+    assert {int(row.tag[:2], 16) for row in profile() if row.tag.startswith("60xx") and row.cells()} == set()
+
+
 def test_high_ages_are_capped_even_where_characteristics_are_kept(make: Maker, written: Writer, keyed: Site):
     """An age above 89 years is published as 90; sex, size and weight stay."""
     dataset = make(PatientAge="097Y", PatientSex="F", PatientWeight="61.5")

@@ -83,6 +83,20 @@ def test_a_patient_written_differently_has_one_shift_and_one_token(make: Maker, 
     assert results[0].PatientID == keyed().pseudonyms.token("A^B")
 
 
+@pytest.mark.parametrize("number", ["A^B^", " ａ^b＾", "Zähler^9", "王^001^^"])
+def test_a_patient_is_one_in_dicom_and_in_tables(make: Maker, written: Writer, keyed: Site, number: str):
+    """E1: token and shift of a PatientID are those of the same text in a table or a note, at every depth."""
+    item = Dataset()
+    item.PatientID = number
+    dataset = make(SpecificCharacterSet="ISO_IR 192", PatientID=number, SharedFunctionalGroupsSequence=[item])
+    site = keyed()
+    result = cleaned(dataset, written, site)
+    assert result.PatientID == site.pseudonyms.token(number) == site.pseudonyms.token(number.rstrip("^＾"))
+    assert result.SharedFunctionalGroupsSequence[0].PatientID == result.PatientID
+    days = site.pseudonyms.shift_days(number.rstrip("^＾"), limit=site.options.max_shift_days)
+    assert _days(result.StudyDate, "20240229") == days
+
+
 def test_without_an_id_the_name_tells_the_patient(make: Maker, written: Writer, keyed: Site):
     """A file without PatientID is grouped by name and birth date, else by study."""
     named = [cleaned(make(PatientID="", PatientName=name), written, keyed()) for name in ("A^B", "a^b^")]
@@ -101,6 +115,33 @@ def test_an_invalid_date_is_removed_not_published(make: Maker, written: Writer, 
     result = cleaned(make(StudyDate="20230229", SeriesDate="20230229"), written, keyed())
     assert result.StudyDate == ""
     assert "SeriesDate" not in result
+
+
+@pytest.mark.parametrize(("vr", "text"), [
+    ("DA", "13900147000"), ("DA", "88888888"), ("DA", "20230230"), ("DA", "20240101-20240202"), ("DT", "20230230"),
+    ("DT", "202413"), ("DT", "33010219611123001X"), ("DT", "330102196111230017"), ("TM", "330102196111230017"),
+    ("TM", "246000"), ("TM", "10:75"),
+])  # fmt: skip
+def test_an_invalid_date_is_removed_where_dates_are_kept(make: Maker, written: Writer, keyed: Site, vr: str, text: str):
+    """D6: a telephone or identity number in a date is not published because the site keeps dates."""
+    name = {"DA": "SeriesDate", "DT": "AcquisitionDateTime", "TM": "SeriesTime"}[vr]
+    item = Dataset()
+    item.ObservationDateTime = text
+    dataset = make(ContentSequence=[item], TimezoneOffsetFromUTC=text, **{name: text})
+    assert text.encode() in written(dataset)
+    cleaned_bytes = clean_bytes(written(dataset), keyed(dates="keep", clean_structured_content=True)).data
+    assert text.encode() not in cleaned_bytes
+
+
+def test_valid_dates_stay_to_the_byte_where_dates_are_kept(make: Maker, written: Writer, keyed: Site):
+    """`keep` changes no form: the old form with points, months, zones and several values come out as they went in."""
+    values = {
+        "SeriesDate": "2024.02.29", "AcquisitionDateTime": "202402+0800", "SeriesTime": "10:15:30",
+        "CalibrationTime": ["101500", "111500.5"], "TimezoneOffsetFromUTC": "+0800", "InstanceCoercionDateTime": "2024",
+        "CalibrationDate": ["20240229", "20240301"],
+    }  # fmt: skip
+    result = cleaned(make(**values), written, keyed(dates="keep"))
+    assert {name: result.get(name) for name in values} == values
 
 
 def test_dates_and_times_are_removed_or_kept_as_the_mode_says(make: Maker, written: Writer, keyed: Site):
