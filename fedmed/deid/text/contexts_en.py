@@ -107,9 +107,9 @@ THINGS = (
     "facility",
     "device",
 )
-COLON = re.compile(r"(?::|/s/|=)[ ,_]*\n?(?=[a-z])")
+COLON = re.compile(r"(?::|/s/|=)[ ,_\"'“\[]*\n?(?=[a-z])")
 ASIDE = re.compile(r"(?:\(s\)| ?\([^()\n]{0,20}\)) ?$")
-GIVEN_AFTER = re.compile(rf",[ \n]({_WORD}(?: [{_UPPER}]\.?(?![{_LETTERS}]))?)")
+GIVEN_AFTER = re.compile(rf",(?:[ \n]|(?=[{_UPPER}][{_LETTERS}]{{2}}))({_WORD}(?: [{_UPPER}]\.?(?![{_LETTERS}]))?)")
 _BY_WORDS = listed(
     "dictated,signed,authenticated,reviewed,verified,prepared,interpreted,reported,performed,ordered,"
     "seen,read,evaluated,examined,referred,authored,entered,witnessed,"

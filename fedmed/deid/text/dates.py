@@ -8,6 +8,8 @@ Rules:
       that reads as one (2019年, "since 2019"), Chinese numerals, English months, a weekday beside a date.
     * Left alone: durations (3年前), times of day, ratios, blood pressures, scores, dosages.
     * What looks like a date and is none (2023-02-31) is found too, so that it is masked.
+    * A year of an era (民国113年, 113年3月), a day of the lunar calendar and a list of days (3月5、6日) are
+      found, and not to be moved: no shift by whole days of the Gregorian calendar gives what is meant.
 
 What it does not do: weekdays, feasts and seasons on their own; relative dates (yesterday); move dates (see `shifts`).
 """
@@ -17,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, pairwise
 
-from fedmed.deid.text.patterns import PlacedSearch, WordSearch, digit_runs, listed
+from fedmed.deid.text.patterns import PlacedSearch, WordSearch, any_of, digit_runs, listed
 from fedmed.deid.text.reading import Reading
 from fedmed.deid.text.spans import Span
 
@@ -27,11 +29,12 @@ class WrittenDate:
     """One date of the view, and where its parts are written.
 
     `parts` maps y, m, d (year, month, day), d2 (the last day of a range), o (ordinal suffix) and w
-    (weekday) to their start and end.
+    (weekday) to their start and end. What doesn't move is masked.
     """
 
     span: Span
     parts: dict[str, tuple[int, int]]
+    moves: bool = True
 
 
 def find_dates(reading: Reading) -> list[WrittenDate]:
@@ -42,6 +45,7 @@ def find_dates(reading: Reading) -> list[WrittenDate]:
         found.append(_chinese(view))
     found += [_around_month(view, lower, month) for month in _MONTH_WORD.finditer(lower)]
     if "19" in view or "20" in view:
+        found.append(_from_run([match.span(part) for part in (1, 2, 3)], "ymd") for match in _SPACED.finditer(view))
         found.append(_from_run([match.span("y")], "y") for match in _BARE_YEAR.finditer(lower))
     dates: list[WrittenDate] = []
     for date in sorted(chain.from_iterable(found), key=lambda date: (date.span.start, -date.span.end)):
@@ -50,10 +54,11 @@ def find_dates(reading: Reading) -> list[WrittenDate]:
     return dates
 
 
-def _written(match: re.Match[str]) -> WrittenDate:
+def _written(match: re.Match[str], *, moves: bool = True) -> WrittenDate:
     names = ("y", "m", "d", "d2", "o", "w")
     parts = {name: match.span(name) for name in names if name in match.re.groupindex and match[name] is not None}
-    return WrittenDate(span=Span(start=match.start(), end=match.end(), kind="DATE"), parts=parts)
+    span = Span(start=match.start(), end=match.end(), kind="DATE")
+    return WrittenDate(span=span, parts=parts, moves=moves)
 
 
 # --- Chinese --------------------------------------------------------------------------------------------------
@@ -61,19 +66,33 @@ def _written(match: re.Match[str]) -> WrittenDate:
 _ZERO = "〇零○"
 _NUMERAL = f"{_ZERO}一二三四五六七八九"
 _ZH_ONES = "[一二三四五六七八九]"
-_ZH_DAY = f"[0-9]{{1,2}}|三十一?|二十{_ZH_ONES}?|廿{_ZH_ONES}?|初?十{_ZH_ONES}?|初?{_ZH_ONES}"
-_ZH_MONTH = "[0-9]{1,2}|十[一二]?|[一二三四五六七八九]|元|正|腊|冬"
+_ZH_DAY = f"[0-9]{{1,2}}|三十一?|二十{_ZH_ONES}?|廿{_ZH_ONES}?|[初一]?十{_ZH_ONES}?|[初{_ZERO}]?{_ZH_ONES}"
+_ZH_MONTH = f"[0-9]{{1,2}}|一?十[一二]?|[{_ZERO}]?{_ZH_ONES}|元|正|腊|冬"
+_ZH_DAYS = rf"(?P<list>(?: ?[日号]? ?[、和及] ?(?:{_ZH_DAY})(?= ?[、和及日号])){{1,9}} ?[日号](?![后前内间来]))"
 _ZH_WEEKDAY = r"(?: ?\(? ?(?:星期|周|礼拜)(?P<w>[一二三四五六日天]) ?\)?)?"
 _ZH_REST = rf"(?: ?(?:-|~|至|到) ?(?P<d2>{_ZH_DAY}) ?[日号])?{_ZH_WEEKDAY}"
 _ZH_YEAR = re.compile(  # the first character is consumed before it is looked at: so the search skips to it at once
     rf"(?P<y>[0-9{_NUMERAL}](?<![0-9.{_NUMERAL}十].)(?:(?:(?<=1)9|(?<=2)0)[0-9]{{2}}"
-    rf"|(?<=[一二])[{_ZERO}九一][{_NUMERAL}]{{2}}|[0-9{_NUMERAL}])) ?年"
+    rf"|(?<=[一二])[{_ZERO}九一][{_NUMERAL}]{{2}}|(?<=1)[0-3][0-9]"
+    rf"|(?<=一)(?:百[零〇一二三]?(?:十{_ZH_ONES}?|{_ZH_ONES})|[〇零一二][{_NUMERAL}])|[0-9{_NUMERAL}])) ?年"
     rf"(?: ?(?P<m>{_ZH_MONTH}) ?月(?:份|底|初(?!{_ZH_DAY})|[上中下]旬)?"
-    rf"(?: ?(?P<d>{_ZH_DAY})(?: ?[日号]|(?![0-9:])){_ZH_REST})?)?"
+    rf"(?: ?(?P<d>{_ZH_DAY})(?:{_ZH_DAYS}|(?: ?[日号]|(?![0-9:])){_ZH_REST}))?)?"
 )
 _ZH_MONTH_DAY = re.compile(
-    rf"(?P<m>[0-9十一二三四五六七八九元正腊冬](?<![0-9.{_NUMERAL}十].)(?:(?<=[01])[0-9]|(?<=十)[一二])?)"
-    rf" ?月份? ?(?P<d>{_ZH_DAY}) ?[日号]{_ZH_REST}"
+    rf"(?P<m>[0-9十一二三四五六七八九元正腊冬{_ZERO}](?<![0-9.{_NUMERAL}十].)"
+    rf"(?:(?<=[01])[0-9]|(?<=十)[一二]|(?<=一)十[一二]?|(?<=[{_ZERO}]){_ZH_ONES})?)"
+    rf" ?月份? ?(?P<d>{_ZH_DAY})(?:{_ZH_DAYS}|(?: ?[日号]|(?= ?[\-~至到] ?(?:{_ZH_DAY}) ?[日号])){_ZH_REST})"
+)
+_LUNAR_DAY = f"(?:三十|二?十{_ZH_ONES}?|廿{_ZH_ONES}?|初十|初{_ZH_ONES})(?: ?[日号])?"
+_ZH_LUNAR = re.compile(  # 三月初五, 腊月廿三, 正月十五
+    rf"[闰0-9十一二三四五六七八九正腊冬](?<![0-9.{_NUMERAL}十].)(?:(?<=闰)[十一二三四五六七八九正])?"
+    rf"(?:(?<=十)[一二]|(?<=1)[0-2])?月(?:(?=[初廿])|(?<=[正腊冬]月)){_LUNAR_DAY}"
+)
+_ERAS = listed("民国 明治 大正 昭和 平成 令和 同治 光绪 宣统 农历 阴历 旧历 古历 夏历")
+_ERA_YEAR = f"(?:元|[0-9]{{1,4}}|[{_NUMERAL}十百廿卅]{{1,7}}) ?年度?"
+_ZH_DAY_OF_MONTH = f"闰?(?:{_ZH_MONTH}) ?月(?: ?(?:{_ZH_DAY})(?: ?[日号])?)?"
+_ZH_ERA = re.compile(  # 民国一百一十三年三月五日, 令和元年, 农历正月十五
+    rf"(?:{any_of(_ERAS)}) ?(?:{_ERA_YEAR}(?: ?{_ZH_DAY_OF_MONTH})?|{_ZH_DAY_OF_MONTH})"
 )
 _NO_YEAR = re.compile(  # a duration, or the year of a guideline, which is nobody's
     "[以之]?[内余多来前后龄资]|[余多]| ?(?:病史|间|期)"
@@ -84,19 +103,32 @@ _NO_YEAR = re.compile(  # a duration, or the year of a guideline, which is nobod
 def _chinese(view: str) -> Iterator[WrittenDate]:
     """Yield the dates with 年 and 月; a year of two digits needs a day, or a word such as 于 before it."""
     for match in _ZH_YEAR.finditer(view):
-        short = match.end("y") - match.start("y") == 2
-        if (
-            match["d"] is None
-            and short
-            and (match["m"] is None or view[match.start() - 1 : match.start()] not in _SINCE)
-        ):
+        year, month = match["y"], match["m"]
+        if len(year) == 3 or "百" in year:  # of the Republic of China: 113年3月5日
+            if month is not None:
+                span = Span(start=match.start(), end=match.end(), kind="DATE")
+                yield WrittenDate(span=span, parts={}, moves=False)
             continue
-        if match["m"] is None and _NO_YEAR.match(view, match.end()):
+        since = month is not None and view[match.start() - 1 : match.start()] in _SINCE
+        if match["d"] is None and len(year) == 2 and not since:
             continue
-        yield _written(match)
-    yield from map(_written, _ZH_MONTH_DAY.finditer(view))
+        if month is None and _NO_YEAR.match(view, match.end()):
+            continue
+        yield _written(match, moves=not (match["list"] or _is_lunar(match)))
+    for match in _ZH_MONTH_DAY.finditer(view):
+        yield _written(match, moves=not (match["list"] or _is_lunar(match)))
+    if _OTHER_SIGN.search(view):
+        for pattern in (_ZH_ERA, _ZH_LUNAR):
+            yield from (_written(match, moves=False) for match in pattern.finditer(view))
 
 
+def _is_lunar(match: re.Match[str]) -> bool:
+    """Say whether only the lunar calendar writes a month or day so: 正月十五日, 三月初五日."""
+    return match["m"] in _LUNAR_MONTHS or (match["d"] or "").startswith("初")
+
+
+_OTHER_SIGN = re.compile(f"初|廿|[正腊冬闰]月|{any_of(_ERAS)}")
+_LUNAR_MONTHS = ("正", "腊", "冬")
 _SINCE = frozenset("于自从在至到")
 
 # --- digits ---------------------------------------------------------------------------------------------------
@@ -121,17 +153,32 @@ _RUN = PlacedSearch(
     r"|(?:(?<=1)9|(?<=2)0)[0-9]{12}(?![0-9]))",
     _before_marks,
 )
+_SPACED = re.compile(  # 2024 03 05
+    r"([12](?<![0-9.,:/\-].)(?:(?<=1)9|(?<=2)0)[0-9]{2}) (0[1-9]|1[0-2]) (0[1-9]|[12][0-9]|3[01])"
+    r"(?![0-9]|[.,:/\- ][0-9])"
+)
 _COMPACT = re.compile(r"(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])")
 _UNIT = re.compile(
     r" ?(?:%|(?:m[gl]|mcg|ug|ng|pg|g|kg|mm|cm|ml|l|dl|cc|iu|u|units?|kcal|cal|calories|ms|copies|cells"
     r"|hours?|times|weeks?|months?|years?"
-    r"|scale|strength|grade|murmur|of|to|pounds?|lbs?|mmhg)(?![a-z])|[×*^]|毫|克|升|单位|个|次|分|岁|天|周|小时)"
+    r"|scale|strength|grade|murmur|of|to|pounds?|lbs?|mmhg|kpa)(?![a-z])|[×*^]|毫|克|升|单位|个|次|分|岁|天|周|小时)"
 )
 _BEFORE_DAY = re.compile(
     r"(?<![a-z])(?:on|since|until|dated?|as of|dob|seen|admitted|discharged|visit|last|scheduled for"
     r"|due|labs?|comparison|diagnosed|follow[ \-]up|dictated|transcribed|exam|service|dos|[dt])(?: "
     r"on)?[ :]{1,2}$|[于至自从]$"
 )
+_DAY_OF = (
+    "入院|出院|入科|出科|转入|转出|转科|就诊|来诊|来院|发病|起病|采样|采集|采血|送检|收样|标本|报告|登记"
+    "|记录|签名|签字|审核|申请|复诊|随访|会诊|死亡|分娩"
+)
+_MOMENT = re.compile(  # a label of a day: a month and a day may stand alone behind it
+    rf"(?:(?:日期|生日|出生[日时]|末次月经|(?:{_DAY_OF})(?:日|时间?))(?: ?[:=] ?| )?|(?:{_DAY_OF}): ?)$"
+)
+_AT_TIME = re.compile(r" (?:[01]?[0-9]|2[0-3]):[0-5][0-9](?![0-9])")
+_AMOUNT = re.compile(r" ?(?:[a-z%~\-+×*]|[年月周天日次分小秒个级度例岁支片粒克毫块条])")
+_CHINESE = re.compile("[一-鿿]")
+_LEAST_ROC, _LAST_ROC, _LEAST_DENOMINATOR = 90, 135, 5
 _NO_DENOMINATORS = frozenset((13, 14, 17, 18, 19, 21, 22, 23, 25, 26, 27, 28, 29, 31))  # no scale ends there
 _SCORE = re.compile(r"(?:score|scale|gcs|strength|grade|vision|acuity|ratio)[a-z :]*$")
 _BEFORE_MONTH = re.compile(r"[于自从在曾约]$")
@@ -149,18 +196,20 @@ def _numeric(view: str, lower: str) -> Iterator[WrittenDate]:
         spans, first = list(digits[first:after]), after
         marks = [view[left[1] : right[0]].strip() or " " for left, right in pairwise(spans)]
         after_letter = view[run.start() - 1 : run.start()].isalpha() and view[run.start() - 1].isascii()
-        at = 0
+        at, last = 0, ""
         while at < len(spans):
             start, end = spans[at]
             order = ""
             if end - start in {8, 14} and _plausible(view, spans[at]):
                 if _COMPACT.match(view, start + 4):
                     yield _from_run([(start, start + 4), (start + 4, start + 6), (start + 6, start + 8)], "ymd")
+            elif at == 2 and last == "md" and _is_range(view, lower, spans, marks):
+                order = "md"
             elif at == 0 or marks[at - 1] != _next(marks, at):
                 order = _order(view, lower, spans[at:], marks[at:])
             if len(order) >= (3 if after_letter and at == 0 else 1):
                 yield _from_run(spans[at : at + len(order)], order)
-            at += max(1, len(order))
+            at, last = at + max(1, len(order)), order
 
 
 def _next(marks: list[str], at: int) -> str:
@@ -175,15 +224,53 @@ def _order(view: str, lower: str, spans: list[tuple[int, int]], marks: list[str]
     if len(spans) >= 3 and mark in "-/." and marks[1] == mark and (len(marks) < 3 or marks[2] != mark):
         if sizes[0] == 4 and _plausible(view, spans[0]):
             return "ymd" if max(sizes[1:3]) <= 2 else ""
-        long_year = sizes[2] == 4 and _plausible(view, spans[2])
-        short_year = sizes[2] == 2 and (mark == "/" or sizes[:2] == [2, 2] or (mark == "-" and values[2] >= 10))
-        if max(sizes[:2]) <= 2 and min(values[:2]) >= 1 and (long_year or short_year):
-            if values[1] <= 12 < values[0] <= 31:
-                return "dmy"
-            return "mdy" if long_year or (values[0] <= 12 and values[1] <= 31) else ""
+        return _order_of_three(view, lower, spans, sizes, values)
     if len(spans) >= 2 and (len(marks) < 2 or marks[1] != mark) and not _UNIT.match(lower, spans[1][1]):
-        return _order_of_two(view, lower, spans, mark)
+        return "md" if _is_range(view, lower, spans, marks) else _order_of_two(view, lower, spans, mark)
     return ""
+
+
+def _order_of_three(view: str, lower: str, spans: list[tuple[int, int]], sizes: list[int], values: list[int]) -> str:
+    """Return the order of three numbers with one mark between them, the first of which is no year of four digits."""
+    mark = view[spans[0][1] : spans[1][0]].strip()
+    long_year = sizes[2] == 4 and _plausible(view, spans[2])
+    short_year = sizes[2] == 2 and (mark == "/" or sizes[:2] == [2, 2] or (mark == "-" and values[2] >= 10))
+    if max(sizes[:2]) <= 2 and min(values[:2]) >= 1 and (long_year or short_year):
+        if values[1] <= 12 < values[0] <= 31:
+            return "dmy" if long_year or values[2] > 31 or not _in_chinese(view, spans) else "ymd"
+        if long_year or (values[0] <= 12 and values[1] <= 31):
+            return "mdy"
+    return "ymd" if _year_first(sizes, values, mark) and not _UNIT.match(lower, spans[2][1]) else ""
+
+
+def _year_first(sizes: list[int], values: list[int], mark: str) -> bool:
+    """Say whether a run begins with a year of two digits, or one of the Republic of China: 24/3/5, 113/03/05."""
+    if not (1 <= values[1] <= 12 and 1 <= values[2] <= 31 and max(sizes[1:3]) <= 2):
+        return False
+    padded = sizes[1:3] == [2, 2]
+    if sizes[0] == 3:
+        return _LEAST_ROC <= values[0] <= _LAST_ROC and (mark == "/" or padded)
+    return sizes[0] == 2 and (values[0] > 12 if mark == "/" else padded and values[0] > 31 and mark == "-")
+
+
+def _in_chinese(view: str, spans: list[tuple[int, int]]) -> bool:
+    return _CHINESE.search(view, max(0, spans[0][0] - 16), spans[-1][1] + 16) is not None
+
+
+def _is_range(view: str, lower: str, spans: list[tuple[int, int]], marks: list[str]) -> bool:
+    """Say whether a run is from one day to a later one: 3/5-3/8. Scores end in one number, fractions in small ones."""
+    if len(spans) != 4 or marks[0] != "/" or marks[2] != "/" or marks[1] not in _TO:
+        return False
+    if max(end - start for start, end in spans) > 2:
+        return False
+    first, second = ((int(view[slice(*spans[at])]), int(view[slice(*spans[at + 1])])) for at in (0, 2))
+    days = all(1 <= month <= 12 and 1 <= day <= 31 for month, day in (first, second)) and first < second
+    score = first[1] == second[1] or max(first[1], second[1]) < _LEAST_DENOMINATOR
+    before = lower[max(0, spans[0][0] - 16) : spans[0][0]]
+    return days and not score and not _UNIT.match(lower, spans[3][1]) and not _SCORE.search(before)
+
+
+_TO = frozenset("-~至到")
 
 
 def _order_of_two(view: str, lower: str, spans: list[tuple[int, int]], mark: str) -> str:
@@ -200,9 +287,18 @@ def _order_of_two(view: str, lower: str, spans: list[tuple[int, int]], mark: str
         return ""
     if sizes[1] == 4 and mark in "/-" and _plausible(view, spans[1]):
         return "my"
+    day = sizes[1] <= 2 and 1 <= number <= 31
+    return "md" if day and mark in "/-." and _is_dated(lower, before, end, mark, number) else ""
+
+
+def _is_dated(lower: str, before: str, end: int, mark: str, number: int) -> bool:
+    """Say whether the words around a month and a day, or the numbers themselves, tell that they are a date."""
     plain = mark == "/" and number in _NO_DENOMINATORS and not _SCORE.search(before)
-    dated = plain or _BEFORE_DAY.search(before) is not None
-    return "md" if sizes[1] <= 2 and mark in "/-" and 1 <= number <= 31 and dated else ""
+    if mark != "." and (plain or _BEFORE_DAY.search(before)):
+        return True
+    if mark == "-" and _AT_TIME.match(lower, end):
+        return True
+    return not before.isascii() and not _AMOUNT.match(lower, end) and _MOMENT.search(before) is not None
 
 
 def _plausible(view: str, span: tuple[int, int]) -> bool:
@@ -211,7 +307,8 @@ def _plausible(view: str, span: tuple[int, int]) -> bool:
 
 def _from_run(spans: list[tuple[int, int]], order: str) -> WrittenDate:
     span = Span(start=spans[0][0], end=spans[-1][1], kind="DATE")
-    return WrittenDate(span=span, parts=dict(zip(order, spans, strict=True)))
+    moves = order[0] != "y" or spans[0][1] - spans[0][0] != 3
+    return WrittenDate(span=span, parts=dict(zip(order, spans, strict=True)) if moves else {}, moves=moves)
 
 
 # --- English --------------------------------------------------------------------------------------------------

@@ -32,6 +32,17 @@ def find_identifiers(reading: Reading) -> list[Span]:
 _MAILBOX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._%+'\-]{0,63} ?$")
 _MAIL_HOST = re.compile(r" ?[A-Za-z0-9\-]{1,63}(?:\.[A-Za-z0-9\-]{1,63})+")
 _AT = ("@", "(at)", "[at]")
+_TOP = "com|cn|org|net|edu|gov|info|io|health|hospital|uk|de|hk|tw|jp|fr|eu"
+_DOT = r"(?: ?(?:[(\[] ?(?:dot|点|\.) ?[)\]]|(?<= )dot(?= )|点) ?)"  # spelled out
+_SPELLED_AT = re.compile(r"@| at |[(\[{<] ?(?:at|@|艾特) ?[)\]}>] ?|艾特")
+_SPELLED_HOST = re.compile(
+    rf" ?[a-z0-9\-]{{1,63}}(?:(?:\.|{_DOT})[a-z0-9\-]{{1,63}}){{0,4}}?(?:\.|{_DOT})(?:{_TOP})(?![a-z0-9])"
+)
+_SPELLED_BOX = re.compile(rf"(?<![a-z0-9._%+\-])[a-z0-9](?:[a-z0-9._%+\-]|{_DOT}(?=[a-z0-9])){{0,63}} ?$")
+_PLAIN_AT = re.compile(r" at (?=[a-z0-9\-]{1,63}\.)")
+_SPELLED_DOTS = ("dot", "点")
+_SPELLED_SIGN = re.compile(rf"(?:dot|点)[ )\]]{{0,2}}(?:{_TOP})(?![a-z0-9])")
+_MAIL_WORD = re.compile(r"(?:e-?mail|mail|mailbox|邮箱|邮件|邮址|电邮)[a-z :=是为)]{0,12}$")
 _URL = re.compile(
     r"(?:[a-z][a-z0-9+.\-]{1,9}://|www\.)[^\s<>\"'{CJK},，。、;()\[\]]+"
     r"|[a-z0-9](?<![a-z0-9].)(?:[a-z0-9\-]{0,62}\.)+(?:com|cn|org|net|edu|gov|info|io|health|hospital|uk|de|hk|tw)(?![a-z0-9\-])(?:[/?#:]"
@@ -57,10 +68,30 @@ def _network(view: str, lower: str) -> Iterator[Span]:
             if box and host:
                 yield Span(start=box.start(), end=host.end(), kind="EMAIL")
             at = lower.find(sign, at + 1)
+    yield from _spelled_mail(lower)
     if any(sign in lower for sign in _WEB_SIGNS):
         yield from _spans(_URL, lower, "URL")
     if _HOST_SIGN.search(lower):
         yield from _spans(_HOST, lower, "URL", _is_host)
+
+
+def _spelled_mail(lower: str) -> Iterator[Span]:
+    """Yield addresses with "at" or "dot" in words; "seen at clinic.org" is one only if a dot, digit or label tells."""
+    dots = any(dot in lower for dot in _SPELLED_DOTS) and _SPELLED_SIGN.search(lower) is not None
+    for at in (_SPELLED_AT if dots else _PLAIN_AT).finditer(lower):
+        host = _SPELLED_HOST.match(lower, at.end())
+        spelled = host is not None and ("." not in host[0] or "dot" in host[0] or "点" in host[0])
+        if host is None or (at[0] == "@" and not spelled):
+            continue
+        box = _SPELLED_BOX.search(lower, max(0, at.start() - _LONGEST_BOX), at.start())
+        if box is None:
+            continue
+        told = not box[0].strip().isalpha() or _MAIL_WORD.search(lower, max(0, box.start() - 24), box.start())
+        if spelled or at[0] != " at " or told:
+            yield Span(start=box.start(), end=host.end(), kind="EMAIL")
+
+
+_LONGEST_BOX = 66
 
 
 def _is_host(match: re.Match[str]) -> bool:

@@ -18,7 +18,8 @@ from fedmed.deid.text.patterns import listed
 from fedmed.deid.text.spans import Kind, Span
 
 ZH_ID = listed(
-    "身份证 身份证件 居民证 护照 军官证 士兵证 军人证 警官证 驾驶证 驾照 行驶证 通行证 居住证 居留证 "
+    "身份证 身份证件 身份证字 身分证 身分证字 "
+    "居民证 护照 军官证 士兵证 军人证 警官证 驾驶证 驾照 行驶证 通行证 居住证 居留证 "
     "社会保障 社会保障卡 社保 社保卡 医保 医保卡"
     " 医疗保险 新农合 农合 合作医疗 合作医疗证 健康卡 市民卡 银行卡 信用卡 借记卡 储蓄卡 账 账户 帐户 "
     "卡 证件 车牌 残疾证 出生证 出生医学证明 结婚证 工 学 警"
@@ -32,9 +33,9 @@ ZH_RECORD = listed(
     " id 会诊 会诊单 血袋 输血单 受试者 筛选 随机 入院 实验室 片 patient pid 编"
 )
 _ZH_NUMBER = ("号码", "编号", "号", "码", "id", "no", "#")
-_RESIDENT = "身份证"
+_RESIDENT = ("身份证", "身分证")
 _RESIDENT_VALUE = re.compile(
-    r"(?:件|号码?|编号|是|为|[(][^()\n]{0,8}[)]|[ :=#])*"
+    r"(?:件|字?号码?|编号|是|为|[(][^()\n]{0,8}[)]|[ :=#])*"
     r"(?P<value>[0-9A-Za-z*〇零○一二三四五六七八九](?:[ \-]{0,3}[0-9A-Za-z*〇零○一二三四五六七八九]){3,29})"
 )
 _CHAT = re.compile(
@@ -99,11 +100,12 @@ def find_labelled(view: str, lower: str) -> Iterator[Span]:
     for match in _VALUE.finditer(view):
         if len(match[0]) >= 3:
             yield from _by_label(view, lower, match)
-    at = view.find(_RESIDENT)
-    while at >= 0:
-        if value := _RESIDENT_VALUE.match(view, at + len(_RESIDENT)):
-            yield Span(start=value.start("value"), end=value.end(), kind="ID")
-        at = view.find(_RESIDENT, at + 1)
+    for card in _RESIDENT:
+        at = view.find(card)
+        while at >= 0:
+            if value := _RESIDENT_VALUE.match(view, at + len(card)):
+                yield Span(start=value.start("value"), end=value.end(), kind="ID")
+            at = view.find(card, at + 1)
     if any(sign in lower for sign in _CHAT_SIGNS):
         for match in _CHAT.finditer(lower):
             yield Span(start=match.start("value"), end=match.end("value"), kind="ID")

@@ -126,7 +126,8 @@ def _gap(view: str, at: int, parts: list[str], *, plain: bool) -> int:
         token = context.TOKEN.match(view, at + 1)
         named = token is not None and len(token[0]) > 1 and view[token.end() : token.end() + 1] not in {":", "\t", "|"}
         return 1 if token is not None and named and not is_word(token[0].lower()) else 0
-    return 2 if view[at : at + 2] == ", " and len(parts) == 1 and _is_first(view, at + 2) else 0
+    comma = 2 if view[at : at + 2] == ", " else following == ","
+    return comma if comma and len(parts) == 1 and _is_first(view, at + comma) else 0
 
 
 def _is_first(view: str, at: int) -> bool:

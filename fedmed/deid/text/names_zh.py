@@ -14,15 +14,24 @@ What it does not do: names without any context in the middle of a sentence (a ta
 
 import re
 from collections.abc import Iterator
-from functools import lru_cache
 
 from fedmed.deid.text import lexicon_zh as words
+from fedmed.deid.text.name_shape_zh import (
+    FOLLOWING,
+    HARD,
+    NO_NAME,
+    RUN,
+    SURNAMES,
+    TITLE,
+    TITLES,
+    is_clear,
+    is_given,
+    parted,
+    surname_size,
+)
 from fedmed.deid.text.patterns import any_of, listed
 from fedmed.deid.text.reading import CJK
 from fedmed.deid.text.spans import FILLER, ROLES, Role, Span
-
-_SURNAMES = words.STRONG_SURNAMES | words.WEAK_SURNAMES
-
 
 ROLE_OF: dict[str, Role] = (
     dict[str, Role](dict.fromkeys(words.ANYBODY_WORDS.split(), "other"))
@@ -33,26 +42,13 @@ ROLE_OF: dict[str, Role] = (
 )
 _NAMING = frozenset(listed("姓名 名字 签名 签字 签章 签署人 曾用名 别名 名叫 名为 联系人"))
 _CONTEXT = re.compile(
-    rf"({any_of(ROLE_OF)})(?P<name>(?:的|之)?(?:姓名|名字|签名|签字|签章|签署|名)?)(?:\([^()\n]{{1,"
-    rf"10}}\))?(?P<colon> ?[:=][ _]*)?(?P<gap> ?)"
+    rf"({any_of(ROLE_OF)})(?P<name>(?:的|之)?(?:姓名|名字|签名|签字|签章|签署|名)?"
+    r"(?P<called>(?:(?<=名)|(?<=名字))[是为]|叫[做作]?)?)"
+    r"(?:\([^()\n]{1,10}\))?(?P<colon> ?[:=][ _]*)?(?P<gap> ?)"
 )
-_FOLLOWING = re.compile(rf"(?!{any_of(words.FOLLOWING_EXCEPT.split())})(?:{any_of(words.FOLLOWING.split())})")
-_NO_NAME = re.compile(any_of(words.NO_NAME.split()))
-_TITLES = listed(
-    "副主任医师 副主任护师 副主任技师 副主任药师 副主任 副教授 副院长 主任医师 主任护师 主任技师 "
-    "主任药师 主任 主治医师 主治医生 主治 住院医师 住院总 医师"
-    " 医生 大夫 教授 院长 护士长 护士 护师 麻醉师 技师 药师 老师 先生 女士 小姐 同志 阿姨 大爷 大妈 "
-    "大叔 主刀 助手 签名 签字 双人核对 核对 代诉 诉 自述"
-)
-_TITLE = re.compile(any_of(_TITLES))
-_SURNAME_TITLES = frozenset(_TITLES) - {"诉", "代诉", "签名", "签字", "自述", "主刀", "助手", "双人核对", "核对"}
+_SURNAME_TITLES = frozenset(TITLES) - {"诉", "代诉", "签名", "签字", "自述", "主刀", "助手", "双人核对", "核对"}
 _DOCTOR_TITLES = _SURNAME_TITLES - {"先生", "女士", "小姐", "同志", "阿姨", "大爷", "大妈", "大叔", "老师"}
 _SEX = re.compile(r"[男女](?=性?[，,、 0-9;。)/]|性?$)")
-_HARD = re.compile(
-    rf"[ ，,、(/]{{0,2}}[男女](?:[，,性、 0-9;。)/]|$)|诉|双人|核对|展示|讲解|说明|交代|交待|告知|解释"
-    rf"|陪护|陪同|巡视|查房|交班|交接|沟通|[，, ]{{0,2}}[0-9]{{1,3}} ?岁|及其|[(](?:电话|手机|患者|病人"
-    rf"|其|系|[男女父母夫妻子儿配兄弟姐妹])|{any_of(_TITLES)}"
-)
 _CLAUSE_END = re.compile(r"[ (，,。;、:\n]|$")
 _BEFORE_TWO = frozenset(
     listed("主任 今日 昨日 明日 次日 当日 今晨 今晚 昨晚 上午 下午 中午 夜间 现由 首席 特邀 我科 本科")
@@ -61,7 +57,7 @@ _BEFORE = frozenset(
     "请由经与和及同、向对让嘱叫是为即系予师生士员者属长因遵找据见人科室院的有在于父母子女妻夫儿妹弟姐哥友名姓字主告知"
 )
 _OPENING = re.compile(
-    rf"[{''.join(sorted(_SURNAMES | {name[0] for name in words.COMPOUND_SURNAMES}))}](?<![{CJK}].)(?=[{CJK}])"
+    rf"[{''.join(sorted(SURNAMES | {name[0] for name in words.COMPOUND_SURNAMES}))}](?<![{CJK}].)(?=[{CJK}])"
 )
 _AFTER_BARE = re.compile(
     r" ?(?:[，,、(]? ?[男女][，,性、 0-9;。)]|因|于|自|由|诉|入院|来院|就诊|出院|主诉|查房|会诊|签"
@@ -69,12 +65,11 @@ _AFTER_BARE = re.compile(
 )
 _LINE_END = re.compile(r" *(?:$|\n|[/|]|(?:19|20)[0-9]{2}|\ue000)")
 _LIST = re.compile(r"(?:、|[/，,] ?| |和|与|及|以及|\+|;) ?")
-_LIST_END = re.compile(rf"(?:[^{CJK}]|$|和|与|及|等|{any_of(_TITLES)})")
+_LIST_END = re.compile(rf"(?:[^{CJK}]|$|和|与|及|等|{any_of(TITLES)})")
 _SPACED = re.compile(
-    rf"(?:{any_of(words.COMPOUND_SURNAMES)}|[{''.join(sorted(_SURNAMES))}]) {{1,3}}[{CJK}](?: {{0,"
+    rf"(?:{any_of(words.COMPOUND_SURNAMES)}|[{''.join(sorted(SURNAMES))}]) {{1,3}}[{CJK}](?: {{0,"
     rf"2}}[{CJK}])?(?![{CJK}])"
 )
-_RUN = re.compile(rf"[{CJK}·]+")
 _DOTTED = re.compile(rf"[{CJK}]{{1,14}}(?:·[{CJK}]{{1,14}})+")
 _DOTTED_LEFT = re.compile(rf"{any_of(w for w in ROLE_OF if len(w) > 1)}|[请由经与及为是系叫在于对向嘱让名称者属]")
 _EPONYM = re.compile(
@@ -84,9 +79,12 @@ _EPONYM = re.compile(
 
 def find_names(view: str) -> list[Span]:
     """Return the spans of Chinese names in the view of a note."""
+    view = _unquoted(view)
     found = [*_in_context(view), *_after_colon(view), *_before_titles(view), *_bare(view)]
     if "·" in view:
         found += _dotted(view)
+    if "(" in view:
+        found += _in_brackets(view)
     found += [more for span in found for more in (*_listed(view, span), *_listed_before(view, span))]
     return [*found, *_everywhere(view, found)]
 
@@ -98,13 +96,16 @@ def _in_context(view: str) -> Iterator[Span]:
     for match in _CONTEXT.finditer(view):
         role = ROLE_OF[match[1]]
         at = match.end()
-        if match["colon"]:
+        if end := parted(view, at, labelled=bool(match["colon"] or match["called"])):
+            pass
+        elif match["colon"]:
             end = _labelled(
                 view, at, sure=bool(match["name"]) or match[1] in _NAMING, staff=role in {"doctor", "relative"}
             )
         else:
             spaced = _SPACED.match(view, at) if match["name"] else None
-            end = spaced.end() if spaced else _name_end(view, at, hard=len(match[1]) == 1)
+            hard = len(match[1]) == 1 and not match["called"]
+            end = spaced.end() if spaced else _name_end(view, at, sure=bool(match["called"]), hard=hard)
         if end:
             yield Span(start=at, end=end, kind="NAME", role=role)
 
@@ -113,13 +114,13 @@ def _labelled(view: str, at: int, *, sure: bool, staff: bool) -> int | None:
     """Return where the name after a label with a colon ends; after a profession the whole word is a name or none."""
     if spaced := _SPACED.match(view, at):
         return spaced.end()
-    run = _RUN.match(view, at)
-    if run is None or _NO_NAME.match(view, at):
+    run = RUN.match(view, at)
+    if run is None or NO_NAME.match(view, at):
         return None
     text = run[0]
-    staff = staff and 2 <= len(text) <= 3 and all(_is_given(view, index) for index in range(at, run.end()))
+    staff = staff and 2 <= len(text) <= 3 and all(is_given(view, index) for index in range(at, run.end()))
     end = _name_end(view, at, sure=sure or staff)
-    if staff and end is None and not _FOLLOWING.match(view, at):
+    if staff and end is None and not FOLLOWING.match(view, at):
         return run.end()  # a surname that is in no list
     if sure and (2 <= len(text) <= 4 or "·" in text) and (end is None or len(text) <= 3):
         return run.end()
@@ -135,41 +136,56 @@ def _name_end(view: str, at: int, *, sure: bool = False, hard: bool = False) -> 
         sure: A label says that this is a name: weak surnames and common words count.
         hard: Only evidence after the name counts.
     """
-    size = _surname(view, at)
-    if not size or not _is_given(view, at + size):
+    size = surname_size(view, at)
+    if not size or not is_given(view, at + size):
         return None
     first = at + size
     weak = size == 1 and (view[at] in words.WEAK_SURNAMES or view[first] in words.NOT_AFTER.get(view[at], ""))
-    longer = _is_given(view, first + 1)
-    if longer and _HARD.match(view, first + 2):
+    longer = is_given(view, first + 1)
+    if longer and HARD.match(view, first + 2):
         return first + 2
-    if _HARD.match(view, first + 1):
+    if HARD.match(view, first + 1):
         return first + 1
     if (weak or hard) and not sure:
         plain = (
             longer and not hard and set(view[first : first + 2]) <= words.GIVEN and _CLAUSE_END.match(view, first + 2)
         )
         return first + 2 if plain else None
-    ends = _FOLLOWING.match(view, first + 1) and not (
+    ends = FOLLOWING.match(view, first + 1) and not (
         view[first + 1] in words.GIVEN and _CLAUSE_END.match(view, first + 2)
     )
     return first + 2 if longer and not ends else first + 1
 
 
-def _surname(view: str, at: int) -> int:
-    """Return how many characters the surname at `at` has, 0 for none."""
-    if view[at : at + 2] in words.COMPOUND_SURNAMES:
-        return 2
-    return int(view[at : at + 1] in _SURNAMES)
+_QUOTED = re.compile(rf"[\"'“「『【《〈](?P<name> ?[{CJK}][{CJK}·]{{1,9}} ?)[\"'”」』】》〉]")
+_CALLED = (*(word for word in ROLE_OF if len(word) > 1), "叫", "姓名是", "姓名为", "名字是", "名字为")
 
 
-def _is_given(view: str, at: int) -> bool:
-    return _may_be_given(view[at : at + 1])
+def _unquoted(view: str) -> str:
+    """Return the view, equally long, without the quotation marks around what follows a word for a person."""
+    for match in _QUOTED.finditer(view) if _QUOTE.search(view) else ():
+        if view[max(0, match.start() - 8) : match.start()].rstrip(" :").endswith(_CALLED):
+            view = f"{view[: match.start()]} {match['name']} {view[match.end() :]}"
+    return view
 
 
-@lru_cache(maxsize=1 << 14)
-def _may_be_given(character: str) -> bool:
-    return character == "某" or (bool(_RUN.match(character)) and character != "·" and character not in words.NOT_GIVEN)
+_QUOTE = re.compile("[\"'“「『【《〈]")
+_IN_BRACKETS = re.compile(rf"[(] ?(?P<name>[{CJK}]{{2,4}}) ?[)]")
+
+
+def _in_brackets(view: str) -> Iterator[Span]:
+    """Yield names in brackets behind a masked name, a word for a person, or their own surname: 小王(王…)."""
+    for match in _IN_BRACKETS.finditer(view):
+        start, end = match.span("name")
+        before = view[max(0, match.start() - 8) : match.start()].rstrip(" ")
+        size = surname_size(view, start)
+        given = view[start + size : end]
+        told = (
+            before[-1:] == FILLER or before.endswith(_CALLED) or (size and before.endswith(view[start : start + size]))
+        )
+        named = 1 <= len(given) <= 2 and all(is_given(view, index) for index in range(start + size, end))
+        if told and size and named and is_clear(view, start, size, given):
+            yield Span(start=start, end=end, kind="NAME", role=_role_before(view, match.start()))
 
 
 _COLON = re.compile(rf":(?<=[{CJK})]:) ?(?=[{CJK}])")
@@ -178,8 +194,8 @@ _COLON = re.compile(rf":(?<=[{CJK})]:) ?(?=[{CJK}])")
 def _after_colon(view: str) -> Iterator[Span]:
     """Whatever label it is: two or three characters after it that make a name and stand alone are one."""
     for match in _COLON.finditer(view):
-        run = _RUN.match(view, match.end())
-        if run is None or _NO_NAME.match(view, run.start()):
+        run = RUN.match(view, match.end())
+        if run is None or NO_NAME.match(view, run.start()):
             continue
         start, end = run.span()
         known = view[start : start + 2] in words.COMPOUND_SURNAMES or view[start] in words.STRONG_SURNAMES
@@ -191,7 +207,7 @@ def _after_colon(view: str) -> Iterator[Span]:
 
 
 def _before_titles(view: str) -> Iterator[Span]:
-    for match in _TITLE.finditer(view):
+    for match in TITLE.finditer(view):
         role: Role = "doctor" if match[0] in _DOCTOR_TITLES else "other"
         if start := _name_start(view, match.start(), alone=match[0] in _SURNAME_TITLES):
             yield Span(start=start - 1, end=match.start(), kind="NAME", role=role)
@@ -221,51 +237,43 @@ def _name_start(view: str, end: int, *, alone: bool) -> int | None:
 
 
 def _could_be(view: str, start: int, end: int) -> bool:
-    size = _surname(view, start)
+    size = surname_size(view, start)
     given = range(start + size, end)
-    if not size or not 1 <= len(given) <= 2 or not all(_is_given(view, index) for index in given):
+    if not size or not 1 <= len(given) <= 2 or not all(is_given(view, index) for index in given):
         return False
     if size == 2:
         return True
     plain = set(view[start + 1 : end]) <= words.GIVEN
     known = (
-        view[start] in words.STRONG_SURNAMES or plain or (len(given) == 2 and not _RUN.match(view[start - 1 : start]))
+        view[start] in words.STRONG_SURNAMES or plain or (len(given) == 2 and not RUN.match(view[start - 1 : start]))
     )
     return known and view[start + 1] not in words.NOT_AFTER.get(view[start], "")
 
 
 def _border(view: str, start: int) -> bool:
     before = view[start - 1 : start]
-    return not _RUN.match(before) or before in _BEFORE or view[max(0, start - 2) : start] in _BEFORE_TWO
+    return not RUN.match(before) or before in _BEFORE or view[max(0, start - 2) : start] in _BEFORE_TWO
 
 
 def _bare(view: str) -> Iterator[Span]:
     """Names that open a clause and are followed by what people do, and names alone on a line or after its date."""
     for match in _OPENING.finditer(view):
         at = match.start()
-        size = _surname(view, at)
+        size = surname_size(view, at)
         first = at + size
-        if not _is_given(view, first) or _TITLE.match(view, first):
+        if not is_given(view, first) or TITLE.match(view, first):
             continue
         before = view[max(0, at - 8) : at].rstrip(" ")[-1:]
-        for end in (first + 2, first + 1) if _is_given(view, first + 1) else (first + 1,):
+        for end in (first + 2, first + 1) if is_given(view, first + 1) else (first + 1,):
             given = view[first:end]
             signed = before == FILLER and (size == 2 or len(given) == 2 or view[at] in words.STRONG_SURNAMES)
             alone = before in {"", "\n", "/", "|", "。", FILLER} and _LINE_END.match(view, end)
-            if alone and (signed or _is_clear(view, at, size, given)):
+            if alone and (signed or is_clear(view, at, size, given)):
                 yield Span(start=at, end=end, kind="NAME")
                 break
-            if _AFTER_BARE.match(view, end) and _is_clear(view, at, size, given):
+            if _AFTER_BARE.match(view, end) and is_clear(view, at, size, given):
                 yield Span(start=at, end=end, kind="NAME")
                 break
-
-
-def _is_clear(view: str, at: int, size: int, given: str) -> bool:
-    """Say whether surname and given name alone tell that this is a name."""
-    if size == 2:
-        return True
-    known = view[at] in words.STRONG_SURNAMES and given[0] not in words.NOT_AFTER.get(view[at], "")
-    return known and (len(given) == 2 or set(given) <= words.GIVEN)
 
 
 def _listed(view: str, span: Span) -> Iterator[Span]:
@@ -308,11 +316,11 @@ def _dotted(view: str) -> Iterator[Span]:
 
 
 def _in_dotted(view: str, at: int) -> bool:
-    if _HARD.match(view, at):
+    if HARD.match(view, at):
         return False
     if view[at] in words.TRANSLITERATED:
         return True
-    return view[at] not in words.NOT_GIVEN and not _FOLLOWING.match(view, at)
+    return view[at] not in words.NOT_GIVEN and not FOLLOWING.match(view, at)
 
 
 def _role_before(view: str, start: int) -> Role:
@@ -323,9 +331,11 @@ def _role_before(view: str, start: int) -> Role:
 def _everywhere(view: str, found: list[Span]) -> Iterator[Span]:
     roles: dict[str, Role] = {}
     for span in found:
-        name = view[span.start : span.end]
-        if len(name) >= 2 and "某" not in name:
-            roles[name] = min(roles.get(name, "other"), span.role, key=ROLES.index)
+        written = view[span.start : span.end]
+        parts = written.split()
+        for name in (written,) if len(parts) == 1 else (written, "".join(parts)):
+            if len(name) >= 2 and "某" not in name:
+                roles[name] = min(roles.get(name, "other"), span.role, key=ROLES.index)
     for name, role in roles.items():
         at = view.find(name)
         while at >= 0:

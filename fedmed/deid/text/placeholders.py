@@ -122,7 +122,7 @@ def _names(view: str, spans: Sequence[Span], language: Language) -> dict[Span, s
 
 
 def _plain(view: str, span: Span) -> str:
-    return "".join(view[span.start : span.end].lower().split(" ")) if _is_chinese(view, span) else _lower(view, span)
+    return "".join(view[span.start : span.end].lower().split()) if _is_chinese(view, span) else _lower(view, span)
 
 
 def _is_chinese(view: str, span: Span) -> bool:

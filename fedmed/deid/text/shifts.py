@@ -7,7 +7,8 @@ Rules:
     * Year, month, day, the end of a range, ordinal suffix and weekday are rewritten; all other characters stay.
     * A year and month move as their 15th, a bare year as its 1 July; a month and day take the year of the last
       full date before them (else 2001), because the text doesn't tell it.
-    * A date that does not exist is not moved: the answer is None, and the caller masks it.
+    * A date that does not exist, or that its finder says doesn't move (an era's year, a lunar day, a list of days), is
+      not moved: the answer is None, and the caller masks it.
 
 What it does not do: find dates (see `dates`) or know keys (see `fedmed.deid.pseudonyms`).
 """
@@ -17,6 +18,7 @@ import datetime as dt
 import re
 
 from fedmed.deid.text.dates import WrittenDate
+from fedmed.deid.text.spellings import FORMAL
 
 _MONTHS = ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
            "december")  # fmt: skip
@@ -24,6 +26,7 @@ _WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday",
 _ZH_WEEKDAYS = "一二三四五六日"
 _ZH_DIGITS = "〇一二三四五六七八九"
 _ZH_VALUES = {character: value for value, character in enumerate(_ZH_DIGITS)} | {"零": 0, "○": 0}
+_FORMAL_SIGNS = frozenset(FORMAL.values())
 _FULL_WIDTH = str.maketrans("0123456789", "０１２３４５６７８９")
 _NO_YEAR = 2001
 
@@ -39,17 +42,23 @@ def shift_date(written: WrittenDate, view: str, note: str, *, days: int, year: i
         year: The year that a date without one is taken to be in.
     """
     read = {name: view[start:end] for name, (start, end) in written.parts.items()}
-    dates = _dates(read, year)
+    dates = _dates(read, year) if written.moves else None
     if dates is None:
         return None
     new = [date + dt.timedelta(days=days) for date in dates]
     pieces, at = [], written.span.start
     for name, (start, end) in sorted(written.parts.items(), key=lambda part: part[1]):
         piece = _part(name, read, new)
-        full_width = any("０" <= character <= "９" for character in note[start:end])
-        pieces += [note[at:start], piece.translate(_FULL_WIDTH) if full_width else piece]
+        pieces += [note[at:start], _dressed(piece, note[start:end])]
         at = end
     return "".join([*pieces, note[at : written.span.end]])
+
+
+def _dressed(piece: str, old: str) -> str:
+    """Write digits full-width, and numerals formally, if the part of the note that they replace has some so."""
+    if any("０" <= character <= "９" for character in old):
+        return piece.translate(_FULL_WIDTH)
+    return piece if _FORMAL_SIGNS.isdisjoint(old) else piece.translate(FORMAL)
 
 
 def year_of(written: WrittenDate, view: str) -> int | None:
@@ -108,7 +117,7 @@ def _number(text: str) -> int | None:
     """Return what 17, 十七, 二十, 廿三 or 初五 says."""
     if text.isascii():
         return int(text)
-    text = text.lstrip("初").replace("廿", "二十")
+    text = text.lstrip("初〇零○").replace("廿", "二十")
     tens, ten, ones = text.rpartition("十")
     if any(character not in _ZH_VALUES for character in tens + ones):
         return None

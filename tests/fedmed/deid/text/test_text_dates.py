@@ -84,6 +84,11 @@ def test_forms_are_found_whole(date: str) -> None:
         ("smoker since 1999", "1999"),
         ("2019年行阑尾切除术", "2019年"),
         ("Labs 9/25: fine", "9/25"),
+        ("生日7.9", "7.9"),
+        ("出院时间：7-9 08:30", "7-9"),
+        ("采样日期 7/9", "7/9"),
+        ("末次月经：7.9", "7.9"),
+        ("7-9 08:30突发", "7-9"),
     ],
 )
 def test_context_makes_a_date(note: str, date: str) -> None:
@@ -120,6 +125,12 @@ def test_context_makes_a_date(note: str, date: str) -> None:
         "T12-L1",
         "7 to 10 days",
         "a ratio of 3/4",
+        "肌力4/5-5/5，杂音2/6-3/6，1/2-3/4片，血压11/7-12/8kPa",
+        "手术时间：2-3小时，凝血酶原时间 11-12秒，发病时间：3-5天，起病：3-5月余，出生体重3.5kg",
+        "血钾3.5-5.5，每次2-3 次，入院体温37.2℃，报告：3-5个",
+        "三个月，十二月龄，3月2次，一百零九年前",
+        "1999 12 times, 2000 10 mg, 120/80/10",
+        "大正、光绪年间，农历新年",
     ],
 )
 def test_what_looks_like_a_date_stays(note: str) -> None:
@@ -147,6 +158,11 @@ def test_what_looks_like_a_date_stays(note: str) -> None:
         ("7月30日-31日", 1, "7月31日-8月1日"),
         ("20210731", 1, "20210801"),
         ("2021年7月", 31, "2021年8月"),
+        ("贰零贰壹年柒月叁拾壹日", 1, "贰零贰壹年捌月壹日"),
+        ("二〇二一年〇七月三十一日", 1, "二〇二一年八月一日"),
+        ("21/7/9", 30, "21/8/8"),
+        ("95/12/30", 1, "95/12/31"),
+        ("2021 07 31", 1, "2021 08 01"),
     ],
 )
 def test_written_form_is_kept(date: str, days: int, expected: str) -> None:
@@ -178,10 +194,69 @@ def test_day_without_year_takes_the_last_one() -> None:
     assert moved("2021年1月5日入院，2月28日出院", 1) == ["2021年1月6日", "3月1日"]
 
 
+@pytest.mark.parametrize("behind", ["to 9/1/2021", "of last year", "l", "6 months"])
+def test_a_full_date_needs_no_words(behind: str) -> None:
+    """Whatever follows a date with a year, it is one."""
+    assert found(f"on 8/7/2021 {behind}")[0] == "8/7/2021"
+
+
+def test_range_of_short_days() -> None:
+    """Two days with a mark between them are a range, whose ends move alike."""
+    assert moved("7/9-7/12 fever", 30) == ["8/8", "8/11"]
+    assert found("fever 7/9~8/2") == ["7/9", "8/2"]
+
+
 @pytest.mark.parametrize("date", ["2021-02-31", "2021年13月5日", "2021年4月31日", "2021-13-45", "45/67/2021"])
 def test_date_that_does_not_exist_is_not_moved(date: str) -> None:
     """An impossible date is found, if it looks like one, and its move is None: the caller masks it."""
     assert moved(date, 3) == [None]
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        "民国109年7月9日",
+        "民國一百零九年七月九日",
+        "民国 109 年 7 月",
+        "昭和63年12月1日",
+        "令和元年10月8日",
+        "平成30年",
+        "109年7月9日",
+        "一〇九年七月九日",
+        "109/07/09",
+        "109.07.09",
+        "农历二〇二一年五月三十",
+        "阴历五月三十",
+        "正月十六",
+        "冬月廿一日",
+        "四月初九",
+        "2021年四月初九",
+        "7月9、10、12日",
+        "7月9日、12日",
+        "2021年7月9日和12日",
+    ],
+)
+def test_no_shift_moves_what_another_calendar_counts(date: str) -> None:
+    """A reader would take a moved year of an era, lunar day or list of days for true, so none of these is moved."""
+    assert found(f"于{date}就诊") == [date]
+    assert moved(f"于{date}就诊", 40) == [None]
+
+
+def test_a_year_of_an_era_is_no_year_for_the_next_date() -> None:
+    """A date without a year behind a year of an era moves as one without any year before it does."""
+    assert moved("民国109年7月9日入院，7月12日出院", 1)[1] == moved("7月12日出院", 1)[0]
+
+
+def test_a_list_of_days_tells_its_year() -> None:
+    """A date behind a list of days moves in the year of the list, and days after a day (12日后) are none of a list."""
+    assert moved("2020年1月9、12日复查，3月1日出院", -1) == [None, "2月29日"]
+    assert found("7月9日和12日后复查") == ["7月9日"]
+
+
+def test_a_short_year_stands_first_in_chinese() -> None:
+    """21/07/09 in a Chinese sentence is 9 July 2021; in an English one the year is last."""
+    assert moved("于21/07/09入院", 30) == ["21/08/08"]
+    assert moved("seen 21/07/09 again", 30) == ["20/08/09"]
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,13 @@ def found(note: str) -> list[tuple[str, str]]:
         ("QQ 88123455", "ID", "88123455"),
         ("车牌浙B·6K21学", "ID", "浙B·6K21学"),
         ("mail: a.b-c@mail.example.org,", "EMAIL", "a.b-c@mail.example.org"),
+        ("reach her: a.kowal at mail dot example dot org.", "EMAIL", "a.kowal at mail dot example dot org"),
+        ("write kowal77 (at) example [dot] org now", "EMAIL", "kowal77 (at) example [dot] org"),
+        ("seen at example.org today", "URL", "example.org"),
+        ("身分證：B22345", "ID", "B22345"),
+        ("write anna dot kowal at example dot com,", "EMAIL", "anna dot kowal at example dot com"),
+        ("e-mail: kowal at example.org", "EMAIL", "kowal at example.org"),
+        ("邮箱kowal艾特example点com。", "EMAIL", "kowal艾特example点com"),
         ("见https://x.example/p?q=7。", "URL", "https://x.example/p?q=7"),
         ("www.example.org/a", "URL", "www.example.org/a"),
         ("from 192.168.7.31 today", "URL", "192.168.7.31"),
@@ -81,6 +88,7 @@ def test_identifiers_are_found(note: str, kind: str, text: str) -> None:
         "e.g. the U.S. trial",
         "Lab: 1250 mg/dl; visit: 2000 ml",
         "the patient is a 45-year-old",
+        "pain at rest, dot and blot haemorrhages at the disc; seen at 10 dot",
     ],
 )
 def test_clinical_numbers_stay(note: str) -> None:

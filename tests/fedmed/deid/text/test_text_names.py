@@ -42,6 +42,18 @@ def places(note: str) -> list[str]:
         ("翟煦然诉乏力，予翟煦然补液", ["翟煦然", "翟煦然"]),
         ("病史由裴旻陪护代诉", ["裴旻"]),
         ("主治医师签名：常瑛", ["常瑛"]),
+        ("患者“翟煦然”，女", ["翟煦然"]),
+        ("病人：【翟煦然】今日出院", ["翟煦然"]),
+        ("家属「苟笑」陪同", ["苟笑"]),
+        ("患者名叫聂闻笛，", ["聂闻笛"]),
+        ("患儿叫裴旻，", ["裴旻"]),
+        ("病人名字是翟煦然。", ["翟煦然"]),
+        ("患者：翟\n煦然，女", ["翟\n煦然"]),
+        ("患者翟煦\n然，女，翟煦然诉痛", ["翟煦\n然", "翟煦然"]),
+        ("患者 司徒\n蔚诉乏力", ["司徒\n蔚"]),
+        ("患者翟 煦 然，女，66岁", ["翟 煦 然"]),
+        ("患者（翟煦然）今日出院", ["翟煦然"]),
+        ("小翟（翟煦然）来电", ["翟煦然"]),
     ],
 )
 def test_chinese_names_are_found(note: str, names: list[str]) -> None:
@@ -60,6 +72,11 @@ def test_chinese_names_are_found(note: str, names: list[str]) -> None:
         "姓名：不详 联系人：无 陈述者：患者本人 家属签名：同上",
         "格林·巴利综合征，克·雅病，万古霉素，雷贝拉唑，林可霉素，毛细血管，马尾神经",
         "主诉：黄疸3天；诊断：高血压；舌苔：黄腻；既往史：曾行胆囊切除",
+        "患者“头痛、高热”3天，患者“黄疸”待查，患者【主诉】腹痛，诊断“高血压”",
+        "患者叫苦，患者叫声弱，患者名下，患者名为老年，患者为高血压",
+        "患者：方\n便秘，患者 高 热，患者 白 天，患者：\n男，66岁，患者：于\n今晨，发热",
+        "阅读《高洁》，女性适用",
+        "患者（高龄）、家属（其女）、医师（主治）、病人（男）、我院（东院）",
     ],
 )
 def test_chinese_words_are_no_names(note: str) -> None:
@@ -84,6 +101,10 @@ def test_chinese_words_are_no_names(note: str) -> None:
         ),
         ("Electronically signed by Rhys Pellingham II on", ["Rhys Pellingham II"]),
         ("dr. pellingham called", ["pellingham"]),
+        ("NAME: VROONHOF,YSOLDE", ["VROONHOF,YSOLDE"]),
+        ("Dr. THACKRAYSON,LINDA saw", ["THACKRAYSON,LINDA"]),
+        ('Patient: "Ysolde Vroonhof" came', ["Ysolde Vroonhof"]),
+        ("Attending: PELLINGHAM,MD", ["PELLINGHAM"]),
     ],
 )
 def test_english_names_are_found(note: str, names: list[str]) -> None:
@@ -101,6 +122,7 @@ def test_english_names_are_found(note: str, names: list[str]) -> None:
         "Patient denies pain. Mother: Alive. Father: Died of stroke. Assistant: None. Name: unknown",
         "Lasix 40 mg, Coumadin, Tylenol; Klebsiella; E. coli; Santa Ana",
         "CC: Headache. HPI: Seizures. PROTOCOL: Standard.",
+        "CC:, Dysarthria,HX: none. Surgeon: None,HX",
     ],
 )
 def test_english_words_are_no_names(note: str) -> None:
