@@ -64,8 +64,9 @@ class AnonymityReport:
     levels: Mapping[str, str]
     loss: float
 
-    def audit_body(self) -> dict[str, Scalar]:
-        """Return the flat facts of the audit record."""
+    def audit_body(self, called: Mapping[str, str] | None = None) -> dict[str, Scalar]:
+        """Return the flat facts of the audit record; `called` is what it calls some columns instead."""
+        names = called or {}
         body: dict[str, Scalar] = {
             "anonymity.k": self.k,
             "anonymity.l_diversity": self.l_diversity,
@@ -75,7 +76,7 @@ class AnonymityReport:
             "anonymity.smallest_diversity": self.smallest_diversity,
             "anonymity.loss": round(self.loss, 6),
         }
-        return body | {f"anonymity.level.{column}": level for column, level in self.levels.items()}
+        return body | {f"anonymity.level.{names.get(column, column)}": level for column, level in self.levels.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -29,7 +29,7 @@ NO_KEY = "no patient key"
 
 _DATE_FORMATS = ("%Y-%m-%d", "%Y/%m/%d", "%Y%m%d", "%Y年%m月%d日")
 # A category, its four-digit and national extensions (I10.x00x002), dagger and asterisk; or a morphology code.
-_ICD10 = r"^(?:[A-Z][0-9][0-9A-Z](?:\.[0-9A-Zx]{1,4}(?:x[0-9]{2,3})?)?[*+†]?|M[0-9]{4,5}/[0-9])$"
+ICD10 = r"^(?:[A-Z][0-9][0-9A-Z](?:\.[0-9A-Zx]{1,4}(?:x[0-9]{2,3})?)?[*+†]?|M[0-9]{4,5}/[0-9])$"
 _TIME_OF_DAY = r"[T\s]+\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?$"
 
 
@@ -100,7 +100,7 @@ def _dates(frame: pl.DataFrame) -> Parsed:
 
 
 def _codes(frame: pl.DataFrame) -> Parsed:
-    reason = pl.when(~pl.col("cell").str.contains(_ICD10)).then(pl.lit(NOT_A_CODE)).otherwise(None)
+    reason = pl.when(~pl.col("cell").str.contains(ICD10)).then(pl.lit(NOT_A_CODE)).otherwise(None)
     done = frame.select(value=pl.when(reason.is_null()).then("cell").otherwise(None), reason=reason.cast(pl.String))
     return Parsed(values=done["value"], reasons=done["reason"])
 

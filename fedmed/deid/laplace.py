@@ -1,4 +1,4 @@
-"""Counts and means of patients with Laplace noise, through OpenDP.
+"""Counts, sums and means of patients with Laplace noise, through OpenDP.
 
 Why it exists: a site sometimes wants to say how many patients a study could have, or
 their mean age. Without noise that number, asked twice around one patient, is that patient.
@@ -31,7 +31,7 @@ _STEPS = 1 << 30  # of half the range between the clamps: values become whole nu
 class LaplaceRelease:
     """One released number. `scales` are those of its Laplace noises: of the count, and of the sum of a mean."""
 
-    kind: Literal["count", "mean"]
+    kind: Literal["count", "sum", "mean"]
     value: float
     epsilon: float
     sensitivity: float
@@ -93,19 +93,11 @@ def noised_mean(
     Raises:
         UsageError: A parameter is out of range, or OpenDP is not installed.
     """
-    _check_epsilon(epsilon)
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise UsageError(f"noised mean: expected clamps low < high, got {low} and {high}")
-    if contributions < 1:
-        raise UsageError(f"noised mean: contributions must be at least 1, got {contributions}")
+    first = _first_values(values, patients, low=low, high=high, epsilon=epsilon, contributions=contributions)
     radius, middle = (high - low) / 2, (high + low) / 2
-    rows = pl.DataFrame({"value": values.cast(pl.Float64), "patient": patients}).drop_nulls().drop_nans("value")
-    first = rows.filter(pl.int_range(pl.len()).over("patient") < contributions)
-
     total, sum_scale = _sum_measurement(epsilon * _SUM_SHARE, contributions)
     size, count_scale = _count_measurement(epsilon * (1 - _SUM_SHARE), sensitivity=contributions)
-    steps = ((first["value"].clip(low, high) - middle) / radius * _STEPS).round().cast(pl.Int64)
-    quotient = total(steps.to_list()) / _STEPS * radius / max(size(first.height), 1)
+    quotient = total(_steps(first, middle=middle, radius=radius)) / _STEPS * radius / max(size(len(first)), 1)
     return LaplaceRelease(
         kind="mean",
         value=min(max(middle + quotient, low), high),
@@ -116,6 +108,47 @@ def noised_mean(
         low=low,
         high=high,
     )
+
+
+def noised_sum(
+    values: pl.Series, patients: pl.Series, *, low: float, high: float, epsilon: float, contributions: int
+) -> LaplaceRelease:
+    """Return the sum of `values` with noise; arguments and errors as for `noised_mean`.
+
+    Values are summed in steps of the clamp that lies further from 0, divided by 2**30; a patient who is added or
+    removed changes the sum by that clamp at most, as often as `contributions`.
+    """
+    first = _first_values(values, patients, low=low, high=high, epsilon=epsilon, contributions=contributions)
+    radius = max(abs(low), abs(high))
+    total, scale = _sum_measurement(epsilon, contributions)
+    return LaplaceRelease(
+        kind="sum",
+        value=total(_steps(first, middle=0.0, radius=radius)) / _STEPS * radius,
+        epsilon=epsilon,
+        sensitivity=radius * contributions,
+        scales=(scale / _STEPS * radius,),
+        contributions=contributions,
+        low=low,
+        high=high,
+    )
+
+
+def _first_values(
+    values: pl.Series, patients: pl.Series, *, low: float, high: float, epsilon: float, contributions: int
+) -> pl.Series:
+    """Return the clamped values that count: the first `contributions` known ones of each patient."""
+    _check_epsilon(epsilon)
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise UsageError(f"noised mean: expected clamps low < high, got {low} and {high}")
+    if contributions < 1:
+        raise UsageError(f"noised mean: contributions must be at least 1, got {contributions}")
+    rows = pl.DataFrame({"value": values.cast(pl.Float64), "patient": patients}).drop_nulls().drop_nans("value")
+    return rows.filter(pl.int_range(pl.len()).over("patient") < contributions)["value"].clip(low, high)
+
+
+def _steps(values: pl.Series, *, middle: float, radius: float) -> list[int]:
+    """Return clamped values as whole numbers of steps from the middle."""
+    return ((values - middle) / radius * _STEPS).round().cast(pl.Int64).to_list()
 
 
 def _count_measurement(epsilon: float, sensitivity: int = 1) -> tuple[Any, float]:

@@ -7,7 +7,8 @@ Rules:
     * Default-deny: a column that no rule keeps is dropped; free text and direct
       identifiers are always dropped, and no option keeps them.
     * A patient key becomes a keyed token; dates move by one keyed whole-day shift per patient, or keep
-      only month or year; ages above 89 become 90 (HIPAA Safe Harbor, 45 CFR 164.514(b)(2)(i)(C)).
+      only month or year; ages above 89 become 90, and dates that tell such an age go (HIPAA Safe Harbor, 45 CFR
+      164.514(b)(2)(i)(C)): months and years to a floor, shifted dates altogether.
     * Free text passes only where the policy says `clean` and the caller brings something that cleans it.
     * A column whose values nobody can list (an address) passes only as a quasi-identifier, through a ladder.
 

@@ -5,7 +5,8 @@ minutes, so every token is an HMAC under the site's own key. This is
 pseudonymisation, not anonymisation: whoever holds the key can link.
 
 Rules:
-    * The same patient written differently (full-width digits, case, spaces) gives the same token.
+    * The same patient written differently (full-width digits, case, spaces, `A^B^`) gives the same token, in DICOM,
+      tables and notes alike.
     * Each purpose has its own subkey (HKDF-SHA256, RFC 5869), so a token tells nothing of a shift.
     * The key never appears in a repr, an error, an output or a log; `key_id` names it.
 
@@ -29,14 +30,19 @@ _INFO = b"fedmed deid 1 "
 def normalise(text: str) -> str:
     """Return the one spelling of an identifier: NFKC, case folded, no white space or invisible characters.
 
+    Empty components at the end, which DICOM writes as `^`, make no other identifier.
+
     >>> normalise(" ＭＲ　００12 ") == normalise("mr0012") == "mr0012"
+    True
+    >>> normalise("A^B^") == normalise("a^b")
     True
     """
     if text.isascii() and text.isprintable():  # the same, without asking for each character
-        return text.lower().replace(" ", "")
+        return text.lower().replace(" ", "").rstrip("^")
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     visible = "".join(character for character in folded if unicodedata.category(character)[0] not in "ZC")
-    return unicodedata.normalize("NFKC", visible)  # what stood on both sides of a space may now combine
+    # what stood on both sides of a space may now combine
+    return unicodedata.normalize("NFKC", visible).rstrip("^")
 
 
 class Pseudonyms:

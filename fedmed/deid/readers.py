@@ -15,10 +15,10 @@ Rules:
 What it does not do: decide what may pass (see `policy`), or write.
 """
 
-import codecs
 import csv
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import zipfile
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TextIO
@@ -26,9 +26,13 @@ from typing import Protocol, TextIO
 import polars as pl
 from polars.exceptions import PolarsError
 
+from fedmed.deid.encodings import Encoding, encoding_of
 from fedmed.errors import DataError, UsageError
 
+EXCEL_SUFFIXES = (".xlsx", ".xlsm", ".xls", ".xlsb", ".ods")
+
 _CHUNK_BYTES = 1 << 20
+_MOST_UNPACKED = 1 << 30
 _DELIMITERS = (",", "\t", ";", "|")
 _EXACT_FLOAT = 2.0**53
 _EXTRA = "install FedMed with the extra 'tables'"
@@ -73,7 +77,7 @@ class TableReader(Protocol):
     def header(self) -> tuple[str, ...]:
         """The names of all the columns, as they stand there; two may be equal."""
 
-    def batches(self, columns: Sequence[str], rows: int) -> Iterator[Batch]:
+    def batches(self, columns: Sequence[str], rows: int) -> Generator[Batch]:
         """Yield the cells of `columns` in batches of at most `rows` rows."""
 
     def fingerprint(self) -> str:
@@ -99,7 +103,12 @@ class SqlTable:
 
 
 def open_table(
-    source: Path | SqlTable, *, keyed: Running, delimiter: str | None = None, names: Sequence[str] = ()
+    source: Path | SqlTable,
+    *,
+    keyed: Running,
+    delimiter: str | None = None,
+    names: Sequence[str] = (),
+    encoding: Encoding = "detect",
 ) -> TableReader:
     """Return a reader for `source`, by its suffix (.parquet, .xlsx, .xls, .xlsb, .ods; anything else is CSV).
 
@@ -108,6 +117,7 @@ def open_table(
         keyed: A running hash that takes what is read.
         delimiter: Of CSV, the character between two cells; None takes the likeliest of comma, tab, semicolon, bar.
         names: The names of the columns of a CSV file without a header.
+        encoding: Of CSV, if the site knows it.
 
     Raises:
         DataError: The source is missing, empty, unreadable, or in another encoding.
@@ -122,21 +132,32 @@ def open_table(
         raise DataError(f"{source.name}: the file is empty; expected a CSV table; export it again")
     if suffix == ".parquet":
         return _Parquet(source, keyed)
-    if suffix in {".xlsx", ".xlsm", ".xls", ".xlsb", ".ods"}:
+    if suffix in EXCEL_SUFFIXES:
         return _Excel(source, keyed)
-    return _Csv(source, keyed, delimiter=delimiter, names=names)
+    return _Csv(source, keyed, delimiter=delimiter, names=names, encoding=encoding)
+
+
+def reads_excel() -> bool:
+    """Return whether a reader for workbooks is installed."""
+    try:
+        import fastexcel  # noqa: F401, PLC0415  an optional extra
+    except ImportError:
+        return False
+    return True
 
 
 class _Csv:
-    """Text with a delimiter, in UTF-8 (with or without BOM) or GB18030."""
+    """Text with a delimiter, in UTF-8 (with or without BOM), GB18030 or what the site names."""
 
-    def __init__(self, path: Path, keyed: Running, *, delimiter: str | None, names: Sequence[str]) -> None:
+    def __init__(
+        self, path: Path, keyed: Running, *, delimiter: str | None, names: Sequence[str], encoding: Encoding
+    ) -> None:
         self.name, self._path, self._headless, self._keyed = path.name, path, bool(names), keyed
-        self._encoding = _encoding_of(path, keyed)
+        self._encoding = encoding_of(path, keyed.update, declared=encoding)
         self._delimiter = delimiter or self._likeliest_delimiter()
         self.header = tuple(names) or self._read_header()
 
-    def batches(self, columns: Sequence[str], rows: int) -> Iterator[Batch]:
+    def batches(self, columns: Sequence[str], rows: int) -> Generator[Batch]:
         positions = [self.header.index(column) for column in columns]
         with self._open() as file:
             reader = csv.reader(file, delimiter=self._delimiter, strict=True)
@@ -204,7 +225,7 @@ class _Parquet:
             raise DataError(f"{self.name}: not a readable Parquet file; export the table again") from None
         self.header = tuple(self._types)
 
-    def batches(self, columns: Sequence[str], rows: int) -> Iterator[Batch]:
+    def batches(self, columns: Sequence[str], rows: int) -> Generator[Batch]:
         for name in columns:
             if self._types[name].is_nested() or self._types[name] in {pl.Binary, pl.Object}:
                 raise DataError(f"{self.name}: column {name!r} holds no plain values; flatten or remove it")
@@ -231,6 +252,8 @@ class _Excel:
             raise UsageError(f"{path.name}: no reader for Excel is installed; {_EXTRA}") from None
         self.name, self._keyed = path.name, keyed
         _hash_file(path, keyed)
+        if _unpacked_bytes(path) > _MOST_UNPACKED:
+            raise DataError(f"{self.name}: expected a workbook of at most 1 GiB unpacked, got more; save it as CSV")
         try:
             book = fastexcel.read_excel(path)
             sheets = book.sheet_names
@@ -243,7 +266,7 @@ class _Excel:
             raise DataError(f"{self.name}: no header in the first line; expected the names of the columns")
         self.header = tuple((cell or "").strip() for cell in self._sheet.row(0))
 
-    def batches(self, columns: Sequence[str], rows: int) -> Iterator[Batch]:
+    def batches(self, columns: Sequence[str], rows: int) -> Generator[Batch]:
         chosen = self._sheet.select(
             pl.nth(self.header.index(name)).fill_null("").alias(f"{at}") for at, name in enumerate(columns)
         )
@@ -274,9 +297,9 @@ class _Database:
             )
         except Exception as error:  # noqa: BLE001  drivers raise anything, and their messages may hold the URL
             raise self._failed(error) from None
-        self.header = tuple(column.name for column in self._table.columns)
+        self.header = tuple("".join(column.name) for column in self._table.columns)  # plain text, no type of theirs
 
-    def batches(self, columns: Sequence[str], rows: int) -> Iterator[Batch]:
+    def batches(self, columns: Sequence[str], rows: int) -> Generator[Batch]:
         # The names come from the database's own catalogue and are quoted by SQLAlchemy; no text is pasted in.
         query = self._sql.select(*(self._table.columns[name] for name in columns))
         line = 1
@@ -318,30 +341,19 @@ class _Lines(Protocol):
         """Return the next row."""
 
 
-def _encoding_of(path: Path, keyed: Running) -> str:
-    possible = {name: codecs.getincrementaldecoder(name)() for name in ("utf-8-sig", "gb18030")}
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            keyed.update(chunk)
-            possible = {name: decoder for name, decoder in possible.items() if _decodes(decoder, chunk)}
-    possible = {name: decoder for name, decoder in possible.items() if _decodes(decoder, b"", final=True)}
-    if not possible:
-        raise DataError(f"{path.name}: the text is neither UTF-8 nor GB18030; save it as UTF-8")
-    return next(iter(possible))
-
-
-def _decodes(decoder: codecs.IncrementalDecoder, data: bytes, *, final: bool = False) -> bool:
-    try:
-        text = decoder.decode(data, final)
-    except UnicodeDecodeError:
-        return False
-    return "\0" not in text  # UTF-16 decodes as either, with a null beside each letter
-
-
 def _hash_file(path: Path, keyed: Running) -> None:
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             keyed.update(chunk)
+
+
+def _unpacked_bytes(path: Path) -> int:
+    """Return what a compressed workbook says it unpacks to, 0 for one of the older kind."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, OSError):
+        return 0
 
 
 def _as_text(name: str, kind: pl.DataType) -> pl.Expr:

@@ -23,7 +23,7 @@ class DeidReport:
     """What happened to one table. Counts are facts about patients: the report stays at the site.
 
     `quarantined` and `incomplete` count rows by column; a row may count in several columns.
-    `cells` counts cells by action; under `cap-age` only those that changed. `rows_kept` are the rows
+    `cells` counts cells by action; under `cap-age` and `cap-date` only those that changed. `rows_kept` are the rows
     written; `anonymity` says what k-anonymity cost, or is None where no column went through a ladder.
     """
 
@@ -45,8 +45,13 @@ class DeidReport:
     places_removed: int = 0
     anonymity: AnonymityReport | None = None
 
-    def audit_body(self) -> dict[str, Scalar]:
-        """Return the flat facts of the audit record."""
+    def audit_body(self, called: Mapping[str, str] | None = None) -> dict[str, Scalar]:
+        """Return the flat facts of the audit record.
+
+        Args:
+            called: What the record calls a column whose heading it must not show.
+        """
+        names = called or {}
         body: dict[str, Scalar] = {
             name: getattr(self, name)
             for name in (
@@ -55,9 +60,9 @@ class DeidReport:
             )
         }  # fmt: skip
         for group in ("quarantined", "incomplete", "cells"):
-            body |= {f"{group}.{name}": count for name, count in getattr(self, group).items()}
+            body |= {f"{group}.{names.get(name, name)}": count for name, count in getattr(self, group).items()}
         if self.places_removed:
             body["places_removed"] = self.places_removed
         if self.anonymity:
-            body |= self.anonymity.audit_body()
+            body |= self.anonymity.audit_body(names)
         return body | {"tool": TOOL, "tool_version": fedmed.__version__}

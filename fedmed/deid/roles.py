@@ -21,6 +21,8 @@ import polars as pl
 
 from fedmed.deid.cells import parse_cells
 from fedmed.deid.confirmed import ConfirmedColumn, Kind, Role
+from fedmed.deid.headings import SAMPLE_ROWS as SAMPLED
+from fedmed.deid.headings import check_headings
 from fedmed.deid.hierarchies import HierarchyName
 from fedmed.deid.readers import TableReader
 from fedmed.deid.resident_ids import LENGTH, is_resident_id
@@ -55,7 +57,7 @@ def propose(table: TableReader, *, sample_rows: int = SAMPLE_ROWS) -> tuple[Prop
         sample_rows: How many rows to look at.
 
     Raises:
-        DataError: Two columns have the same name, or a batch cannot be read.
+        DataError: Two columns have the same name, a batch cannot be read, or the first line holds values.
     """
     if len(set(table.header)) != len(table.header):
         raise DataError(f"{table.name}: two columns have the same name; expected different ones; rename one")
@@ -67,6 +69,7 @@ def propose(table: TableReader, *, sample_rows: int = SAMPLE_ROWS) -> tuple[Prop
         rows += len(batch.lines)
         if rows >= sample_rows:
             break
+    check_headings(table.name, table.header, {name: part[:SAMPLED] for name, part in cells.items()})
     return tuple(propose_column(name, cells[name][:sample_rows]) for name in table.header)
 
 

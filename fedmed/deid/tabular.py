@@ -26,16 +26,19 @@ from fedmed.audit import ChainLog
 from fedmed.crypto.seal import SEALED_SUFFIX, Seal
 from fedmed.deid.anonymity import Recoding, find_recoding
 from fedmed.deid.cells import NO_KEY, NOT_ALLOWED, Parsed, parse_cells
+from fedmed.deid.encodings import Encoding
+from fedmed.deid.old_age import floored, without_old
 from fedmed.deid.outgoing import Written
 from fedmed.deid.policy import AGE_CAP, AGE_LIMIT, Action, ColumnFacts, DeidPolicy, SchemaFacts, check_fit
 from fedmed.deid.pseudonyms import Pseudonyms, normalise
-from fedmed.deid.readers import Batch, SqlTable, TableReader, open_table
+from fedmed.deid.readers import Batch, SqlTable, open_table
+from fedmed.deid.refusals import check_header, refuse_bad_rows
 from fedmed.deid.rejected import WHOLE_ROW, Rejected
 from fedmed.deid.report import DeidReport
 from fedmed.deid.spill import Spill
-from fedmed.deid.text_cells import NOT_CLEANED, TextCleaner, cleaned_cells
+from fedmed.deid.text_cells import TextCleaner, cleaned_cells
 from fedmed.deid.writing import write_table
-from fedmed.errors import DataError, UsageError
+from fedmed.errors import UsageError
 from fedmed.files import write_atomic
 
 __all__ = [
@@ -50,15 +53,6 @@ PATIENT = "patient"
 BATCH_ROWS = 50_000
 
 _SHIFTED = pl.col("date") + pl.duration(days=pl.col("days"))
-_FAULTS: Mapping[str, str] = {
-    "number": "text where numbers belong, or numbers out of range,",
-    "category": "values that the schema does not list",
-    "binary": "values that the schema does not list",
-    "identifier": "no patient key",
-    "icd10": "no ICD-10 codes",
-    "date": "no dates",
-    "text": NOT_CLEANED,
-}
 
 
 def deidentify_table(
@@ -108,7 +102,7 @@ def deidentify_table(
 
 
 def clean_table(
-    source: Path,
+    source: Path | SqlTable,
     *,
     schema: SchemaFacts,
     policy: DeidPolicy,
@@ -116,17 +110,20 @@ def clean_table(
     target: Path,
     clean: TextCleaner,
     seal: Seal | None,
+    encoding: Encoding = "detect",
 ) -> tuple[DeidReport, Written]:
     """Write the vouched columns of the table `source` to the file `target` and return what was done.
 
     Like `deidentify_table`, for one of many files: nothing else is written, and the log is the caller's. With a seal
-    nothing that can be read is opened for writing.
+    nothing that can be read is opened for writing. `encoding` is that of a CSV file, if the site knows it.
 
     Raises:
         DataError: See `deidentify_table`.
         UsageError: Policy and schema do not fit together.
     """
-    with _clean_rows(source, schema=schema, policy=policy, key=key, clean=clean, folder=target.parent) as table:
+    with _clean_rows(
+        source, schema=schema, policy=policy, key=key, clean=clean, folder=target.parent, encoding=encoding
+    ) as table:
         written = table.write(target, seal)
     return replace(table.report, output_sha256=written.sha256), written
 
@@ -171,6 +168,7 @@ def _clean_rows(
     clean: TextCleaner | None,
     folder: Path | None,
     named: str | None = None,
+    encoding: Encoding = "detect",
 ) -> Iterator[_CleanRows]:
     """Read and judge a table; what is too long for memory waits sealed in `folder`, if there is one, until the end."""
     pseudonyms = Pseudonyms(key)
@@ -178,14 +176,24 @@ def _clean_rows(
     if clean is None and any(policy.action(column) == "clean-text" for column in schema.columns):
         raise UsageError(f"policy {policy.profile}: free_text is clean, but nothing was given that cleans it")
     names = () if schema.header else [column.name for column in schema.columns]
-    reader = open_table(source, keyed=pseudonyms.content_hash(), delimiter=schema.delimiter, names=names)
+    reader = open_table(
+        source, keyed=pseudonyms.content_hash(), delimiter=schema.delimiter, names=names, encoding=encoding
+    )
     with Spill(folder) as kept:
         file = named or reader.name
         reading = _Reading(schema=schema, policy=policy, pseudonyms=pseudonyms, file=file, clean=clean, kept=kept)
-        _check_header(reader, reading)
+        reading.unlisted = check_header(reader.header, schema, reading.vouched, file=file)
         for batch in reader.batches([column.name for column in reading.vouched], BATCH_ROWS):
             reading.take(batch)
-        _refuse_bad_columns(reading)
+        refuse_bad_rows(
+            reading.rejected,
+            reading.incomplete,
+            reading.vouched,
+            policy,
+            file=file,
+            rows=reading.rows,
+            left=kept.height,
+        )
         recoding = _recoding(reading)
         yield _CleanRows(
             kept=kept,
@@ -220,6 +228,7 @@ class _Reading:
         self.incomplete: Counter[str] = Counter()
         self.incomplete_rows = 0
         self.ages_capped = 0
+        self.dates_capped = 0
         self.dates_removed = 0
         self.places_removed = 0
         self.pseudonyms = pseudonyms
@@ -270,11 +279,14 @@ class _Reading:
                 self.ages_capped += int(above.sum())
                 series = pl.select(pl.when(above).then(pl.lit(float(AGE_CAP))).otherwise(series)).to_series()
             elif self.actions[name] == "shift-date":
+                series, removed = without_old(series)
+                self.dates_removed += removed
                 limit = self.policy.max_shift_days
                 days = pl.Series([self.pseudonyms.shift_days(who, limit=limit) for who in identities], dtype=pl.Int64)
                 series = pl.DataFrame({"date": series, "days": days}).select(_SHIFTED).to_series()
             elif self.actions[name] == "truncate-date":
-                series = series.dt.truncate("1mo" if self.policy.dates == "month" else "1y")
+                series, capped = floored(series, "1mo" if self.policy.dates == "month" else "1y")
+                self.dates_capped += capped
             values[name] = series
         return values
 
@@ -298,48 +310,6 @@ class _Reading:
         kept = frame.drop_nulls(required) if required else frame
         self.incomplete_rows += frame.height - kept.height
         return kept
-
-
-def _check_header(reader: TableReader, reading: _Reading) -> None:
-    """Raise unless every vouched column stands in the header exactly once."""
-    schema, file, header = reading.schema, reading.file, reader.header
-    names = [column.name for column in schema.columns]
-    # What the file calls its columns is not repeated: without a header it would be a patient.
-    twice = sorted(name for name in names if header.count(name) > 1)
-    if twice:
-        raise DataError(f"{file}: the header names column {twice[0]!r} more than once; remove or rename one")
-    lacking = [column.name for column in reading.vouched if column.name not in header]
-    if lacking:
-        raise DataError(
-            f"{file}: the header lacks column {', '.join(map(repr, lacking))}; expected all the columns of schema "
-            f"{schema.name} that are kept; check the delimiter {schema.delimiter!r} and the export"
-        )
-    reading.unlisted = len([name for name in header if name not in names])
-
-
-def _refuse_bad_columns(reading: _Reading) -> None:
-    """Refuse a file of which too much was rejected, or of which nothing is left."""
-    file, limit, rejected = reading.file, reading.policy.max_quarantine_fraction, reading.rejected
-    rows = reading.rows + rejected.by_column[WHOLE_ROW]
-    if rows == 0:
-        raise DataError(f"{file}: no rows; expected at least one patient; export the table again")
-    for column in reading.vouched:
-        share = rejected.by_column[column.name] / rows
-        if share > limit:
-            raise DataError(
-                f"{file}: column {column.name!r} holds {_FAULTS[column.kind]} in {share:.0%} of the rows, above "
-                f"max_quarantine_fraction {limit:.0%}; correct the export, or the column's kind, range, values or "
-                "missing tokens in the schema"
-            )
-    share = rejected.rows / rows
-    if share > limit:
-        raise DataError(
-            f"{file}: {share:.0%} of the rows cannot be parsed, above max_quarantine_fraction {limit:.0%}; most of "
-            f"them for {rejected.by_column.most_common(1)[0][0]}; correct the export"
-        )
-    if reading.kept.height == 0:
-        columns = ", ".join(f"{name!r}" for name, _ in reading.incomplete.most_common(3))
-        raise DataError(f"{file}: no row is complete; missing most often: {columns}; required columns need values")
 
 
 def _recoding(reading: _Reading) -> Recoding | None:
@@ -376,6 +346,8 @@ def _report(reading: _Reading, recoding: Recoding | None, *, input_hmac: str) ->
     for action in reading.actions.values():
         cells[action] += rows
     cells["cap-age"] = reading.ages_capped
+    if reading.dates_capped:
+        cells["cap-date"] = reading.dates_capped
     cells["drop-unlisted"] = rows * reading.unlisted
     anonymity = recoding.report if recoding else None
     return DeidReport(

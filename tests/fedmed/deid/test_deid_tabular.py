@@ -145,7 +145,7 @@ def test_without_a_patient_key_each_row_is_one_patient(site: Site):
 
 
 @settings(max_examples=20, deadline=None)
-@given(days=st.lists(st.dates(dt.date(1900, 1, 1), dt.date(2100, 12, 31)), min_size=2, max_size=8))
+@given(days=st.lists(st.dates(dt.date(1990, 1, 1), dt.date(2100, 12, 31)), min_size=2, max_size=8))
 def test_a_patients_intervals_are_exact(tmp_path_factory: pytest.TempPathFactory, days: list[dt.date]):
     """All dates of a patient move by one shift, which is not zero."""
     site = Site(tmp_path_factory.mktemp("dates"))
@@ -371,3 +371,47 @@ def test_a_refused_file_leaves_the_earlier_table_alone(site: Site):
         site.run("")
     assert {path.name: path.read_bytes() for path in site.out.iterdir()} == before
     assert len(site.log.entries()) == 1
+
+
+def years_ago(years: int, *, days: int = 0) -> dt.date:
+    """Return the day so many years ago, and so many days later."""
+    today = dt.datetime.now(dt.UTC).date()
+    return today.replace(year=today.year - years, day=min(today.day, 28)) + dt.timedelta(days=days)
+
+
+OLD = (years_ago(107), years_ago(95), years_ago(90, days=-60))
+YOUNG = (years_ago(88), years_ago(40), years_ago(1))
+
+
+def with_dates(days: Sequence[dt.date]) -> str:
+    """Return a table with a row for each date."""
+    return text_of([GOOD | {"record": f"MR{at}", "admitted": day.isoformat()} for at, day in enumerate(days)])
+
+
+@pytest.mark.parametrize(("mode", "unit"), [("year", "1y"), ("month", "1mo")])
+def test_a_date_never_tells_who_is_older_than_89(site: Site, mode: str, unit: str):
+    """Whoever is 90 or more has the year (or month) of 90 years ago as that of birth; others keep theirs."""
+    report = site.run(with_dates([*OLD, *YOUNG]), dates=mode)
+    limit, *kept = (pl.Series([years_ago(90), *YOUNG]).dt.truncate(unit)).to_list()
+    assert site.table()["admitted"].to_list() == [limit] * len(OLD) + kept
+    assert report.cells["cap-date"] == sum(pl.Series(OLD).dt.truncate(unit) < limit)
+
+
+def test_a_shifted_date_of_birth_that_tells_an_age_above_89_is_removed(site: Site):
+    """A shift of a year hides no age of 107, and a floor would break intervals: such a date is removed and counted."""
+    report = site.run(with_dates([*OLD, *YOUNG]), dates="shift")
+    shifted = site.table()["admitted"]
+    assert shifted.is_null().to_list() == [True] * len(OLD) + [False] * len(YOUNG)
+    assert report.dates_removed == len(OLD)
+
+
+@given(days=st.lists(st.dates(min_value=dt.date(1850, 1, 1), max_value=dt.date(2035, 12, 31)), min_size=1, max_size=20))
+@settings(max_examples=30, deadline=None)
+def test_no_released_date_is_of_an_age_above_89(tmp_path_factory: pytest.TempPathFactory, days: list[dt.date]):
+    """Whatever the dates, what is released lies no further back than 90 years and the shift."""
+    for mode in ("year", "month", "shift"):
+        site = Site(tmp_path_factory.mktemp("old"))
+        site.run(with_dates(days), dates=mode)
+        released = site.table()["admitted"].drop_nulls()
+        slack = dt.timedelta(days=366 if mode != "month" else 31)
+        assert all(day >= years_ago(90) - slack for day in released)
