@@ -113,5 +113,27 @@ def turns_of(text: str) -> list[tuple[str, str]]:
     return [(role, content) for role, _, content in parts]
 
 
+def cut_conversation(text: str, *, characters: int) -> str:
+    """Return a conversation of at most so many characters; its oldest part goes first, and its last turn never.
+
+    Only a last turn that is too long alone is cut, at its end. A text without marks is cut at its end too.
+
+    >>> cut_conversation("␞user␟Since when?␞assistant␟May", characters=27)
+    '␞user␟e when?␞assistant␟May'
+    """
+    text = text.replace("\0", "")
+    if len(text) <= characters or TURN not in text:
+        return text[:characters]
+    *earlier, kept = (f"{TURN}{turn}" for turn in text.split(TURN)[1:])
+    for turn in reversed(earlier):
+        role, _, content = turn.partition(SAID)
+        room = characters - len(kept) - len(role) - len(SAID)
+        if room > 0:
+            kept = f"{role}{SAID}{content[-room:]}{kept}"
+        if room <= len(content):
+            break
+    return kept[:characters]
+
+
 def _bare(text: str) -> str:
     return text.replace(TURN, " ").replace(SAID, " ")

@@ -261,7 +261,7 @@ def wrap_for_site(key: DataKey, *, site: str, site_key: bytes) -> WrappedKey:
         key_id=key.key_id,
         method="aes-kw",
         recipient=site,
-        recipient_key_id=_site_key_id(site_key),
+        recipient_key_id=site_key_id(site_key),
         wrapped=key.wrap(_kek(site_key, site)).hex(),
     )
 
@@ -286,7 +286,7 @@ def unwrap_by_site(wrapped: WrappedKey, *, site_key: bytes) -> DataKey:
     Raises:
         IntegrityError: It was wrapped under another key, or changed.
     """
-    _check_wrap(wrapped, method="aes-kw", holder=_site_key_id(site_key))
+    _check_wrap(wrapped, method="aes-kw", holder=site_key_id(site_key))
     try:
         secret = aes_key_unwrap(_kek(site_key, wrapped.recipient), bytes.fromhex(wrapped.wrapped))
     except (InvalidUnwrap, ValueError):
@@ -303,6 +303,17 @@ def rotate_site_key(wrapped: WrappedKey, *, old: bytes, new: bytes) -> WrappedKe
         IntegrityError: `wrapped` does not open under `old`.
     """
     return wrap_for_site(unwrap_by_site(wrapped, site_key=old), site=wrapped.recipient, site_key=new)
+
+
+def site_key_id(site_key: bytes) -> str:
+    """Return the public name of a site key, as the wraps under it bear it.
+
+    Raises:
+        UsageError: The key has another length.
+    """
+    if len(site_key) != KEY_BYTES:
+        raise UsageError(f"the site's sealing key must have {KEY_BYTES} bytes, got {len(site_key)}")
+    return _derive(site_key, salt=None, purpose=b"site key id")[:_KEY_ID_BYTES].hex()
 
 
 def _chunks(source: BinaryIO, size: int) -> Iterator[tuple[int, bytes, bool]]:
@@ -382,12 +393,6 @@ def _kek(site_key: bytes, site: str) -> bytes:
     if len(site_key) != KEY_BYTES:
         raise UsageError(f"the site's sealing key must have {KEY_BYTES} bytes, got {len(site_key)}")
     return _derive(site_key, salt=None, purpose=b"key encryption " + site.encode())
-
-
-def _site_key_id(site_key: bytes) -> str:
-    if len(site_key) != KEY_BYTES:
-        raise UsageError(f"the site's sealing key must have {KEY_BYTES} bytes, got {len(site_key)}")
-    return _derive(site_key, salt=None, purpose=b"site key id")[:_KEY_ID_BYTES].hex()
 
 
 def _derive(secret: bytes, *, salt: bytes | None, purpose: bytes) -> bytes:

@@ -13,6 +13,7 @@ What it does not do: open a file.
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedmed.data.published import missing_files
 from fedmed.data.schema import DataSet, sites_under
 from fedmed.errors import DataError
 
@@ -58,7 +59,7 @@ def entry_of(option: str, dataset: DataSet) -> Entry:
         targets=tuple(target.name for target in schema.targets),
         licence=schema.licence,
         source=schema.source,
-        obtain=schema.obtain,
+        obtain=(dataset.pooled.obtain if dataset.pooled else "") or schema.obtain,
         files=_published(dataset) or _of_sites(dataset) or (schema.file,),
     )
 
@@ -83,7 +84,10 @@ def _look(dataset: DataSet, folder: Path) -> Presence:
     """Return the better of the publisher's files and those of the sites, in one folder."""
     if not dataset.schema.sites:
         return _any_site(dataset, folder)
-    choices = [_there(folder, files) for files in (_published(dataset), _of_sites(dataset)) if files]
+    choices = [_there(folder, files) for files in (_of_sites(dataset),) if files]
+    if dataset.pooled is not None:
+        files, missing = dataset.pooled.files, missing_files(folder, dataset)
+        choices.insert(0, Presence(folder=folder, found=len(files) - len(missing), missing=missing))
     return max(choices, key=lambda presence: (presence.complete, presence.found))
 
 

@@ -1,12 +1,14 @@
-"""Tables and conversations in JSON Lines, as the CSV that the way in knows.
+"""Tables and talks in JSON Lines, compressed tables, and images in an archive, as the CSV that the way in knows.
 
-Why it exists: notes and instructions are published and exported as one JSON object per line; de-identification reads
-tables.
+Why it exists: notes and instructions are published and exported as one JSON object per line, images as arrays (see
+`arrays`); de-identification reads tables.
 
 Rules:
     * A column is the value of the key of the same name: text, a number, true or false. Anything else is empty.
     * A conversation stands in a list of `{"role": ..., "content": ...}` under the column's name, or under `messages`;
-      it becomes text with marks between the turns (see `fedmed.rows`), which de-identification leaves as they are.
+      it becomes text with marks between the turns (see `fedmed.rows`), which de-identification leaves as they are. A
+      content may be a list of texts, `{"type": "text", "text": ...}`; a conversation with other parts is empty.
+    * A table whose name ends in .gz is unpacked likewise.
     * The table lies in an anonymous file in memory (memfd_create(2)): what is raw reaches no disk on the way.
     * A line that is no object becomes a row with a cell too many, which the way in sets aside and counts; too many of
       them are an error.
@@ -17,6 +19,7 @@ What it does not do: clean text. The table is as raw as what it is made from.
 import csv
 import gzip
 import io
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +27,7 @@ from typing import Any
 
 import msgspec
 
+from fedmed.data.arrays import is_arrays, rows_of_arrays
 from fedmed.data.schema import Schema
 from fedmed.errors import DataError
 from fedmed.files import memory_file
@@ -43,22 +47,36 @@ def is_jsonl(path: Path) -> bool:
     return path.name.endswith(SUFFIXES)
 
 
+def is_converted(path: Path) -> bool:
+    """Return whether the way in knows a file only as a CSV that is made of it, by its name."""
+    return is_jsonl(path) or is_arrays(path)
+
+
 @contextmanager
 def table_of(path: Path, schema: Schema) -> Iterator[Path]:
-    """Yield a table for de-identification: `path` itself, or of JSON Lines a CSV that lives in memory for the block.
+    """Yield a table for de-identification: `path` itself, or a CSV that lives in memory for the block.
+
+    Of JSON Lines and of archives of images it is made; of a table whose name ends in .gz it is what was compressed.
 
     Raises:
-        DataError: More than a fifth of the lines are no objects, or the file is no text.
+        DataError: More than a fifth of the lines of JSON Lines are no objects, or the file is no text, or is damaged;
+            or an archive has no images with labels.
     """
-    if not is_jsonl(path):
-        yield path
+    if not is_converted(path):
+        if path.suffix != ".gz":
+            yield path
+            return
+        with memory_file(_unpacked(path)) as table:
+            yield table
         return
     written = io.StringIO(newline="")
     writer = csv.writer(written, delimiter=schema.delimiter)
-    columns = [column.name for column in schema.columns]
-    writer.writerow(columns)
-    for row in rows_of(path, columns, talk=None if schema.text is None else schema.text.column):
-        writer.writerow(row)
+    if is_arrays(path):
+        writer.writerows(rows_of_arrays(path))
+    else:
+        columns = [column.name for column in schema.columns]
+        writer.writerow(columns)
+        writer.writerows(rows_of(path, columns, talk=None if schema.text is None else schema.text.column))
     with memory_file(written.getvalue().encode()) as table:
         yield table
 
@@ -90,13 +108,21 @@ def rows_of(path: Path, columns: Sequence[str], *, talk: str | None) -> Iterator
         raise DataError(f"{path.name}: expected a JSON object on each line, got {bad} others of {lines}; correct it")
 
 
+def _unpacked(path: Path) -> bytes:
+    try:
+        with gzip.open(path, "rb") as file:
+            return file.read()
+    except (OSError, EOFError, zlib.error):
+        raise DataError(f"{path.name}: expected a compressed table, got something else; export it again") from None
+
+
 def _lines(path: Path) -> Iterator[bytes]:
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             for line in file:
                 if line.strip():
                     yield line
-    except (OSError, EOFError):
+    except (OSError, EOFError, zlib.error):
         raise DataError(f"{path.name}: the file can't be read; export it again") from None
 
 
@@ -106,5 +132,18 @@ def _cell(value: Any) -> str:
     if isinstance(value, str | int | float):
         return str(value)
     if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
-        return conversation([(str(turn.get("role", "user")), str(turn.get("content") or "")) for turn in value])
+        contents = [_content(turn.get("content")) for turn in value]
+        if None not in contents:
+            return conversation(
+                [(str(turn.get("role", "user")), said or "") for turn, said in zip(value, contents, strict=True)]
+            )
     return ""
+
+
+def _content(value: Any) -> str | None:
+    """Return what a turn says: a text, or the texts of its parts; None where a part is no text."""
+    if value is None or isinstance(value, str | int | float):
+        return "" if value is None else str(value)
+    if isinstance(value, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in value):
+        return "\n".join(part["text"] for part in value)
+    return None

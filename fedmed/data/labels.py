@@ -4,6 +4,7 @@ Why it exists: a label decides whether a record is used at all, so what has none
 
 Rules:
     * A row without a label is null, never class 0.
+    * An answer of which a model would read a part only is none: what is learnt must be what was said.
     * A time is an event's if its flag says so and it is within the bounds; whoever is censored counts only for the
       spans that were seen to their end.
 
@@ -20,7 +21,7 @@ from fedmed.rows import SAID, TURN
 def labels_of(table: pl.DataFrame, target: Target, schema: Schema) -> pl.Series:
     """Return the class of each row of a de-identified table, null where it has none."""
     if target.answered:
-        return _answers(table[target.column])
+        return _answers(table[target.column], schema)
     column, values = schema.column(target.column), table[target.column]
     if target.timed:
         return _outcomes(values, table[str(target.event)], target)
@@ -34,10 +35,12 @@ def labels_of(table: pl.DataFrame, target: Target, schema: Schema) -> pl.Series:
     return values.is_in(list(target.one_of)).cast(pl.Int8)
 
 
-def _answers(values: pl.Series) -> pl.Series:
-    """Return 1 where the last turn is an answer that holds something, else null."""
-    last = values.str.split(TURN).list.last()
+def _answers(values: pl.Series, schema: Schema) -> pl.Series:
+    """Return 1 where the last turn is an answer that holds something and is read to its end, else null."""
+    last = values.str.replace_all("\0", "", literal=True).str.split(TURN).list.last()
     answered = last.str.contains(f"^assistant{SAID}\\s*\\S")
+    if schema.text is not None:
+        answered &= last.str.len_chars() + len(TURN) <= schema.text.characters
     return pl.select(pl.when(answered).then(pl.lit(1, pl.Int8))).to_series()
 
 

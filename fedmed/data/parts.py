@@ -4,14 +4,18 @@ Why it exists: a text of 4,000 characters and an image of 150,000 values need no
 too large for a cell of a table.
 
 Rules:
-    * Images are stored beside the table, one for a patient's token, as arrays that `imaging` made.
+    * A raw table's image column names files. In the de-identified one the same column holds numbers, one for each
+      name, and no name passes the door. A row has the image of its number.
+    * Images are stored beside the table under these numbers, as arrays that `imaging` made. In a folder of items, where
+      no row names a file, they stand under the tokens of patients.
     * Only bytes that the audit log vouches for, under this schema, are read.
 
 What it does not do: read DICOM or PNG (see `imaging`), or choose records.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, overload
@@ -33,7 +37,43 @@ IMAGES_KIND = "images-prepared"
 Image: TypeAlias = NDArray[np.float32]
 """Values in [-1, 1], shape `[channels, size, size]`."""
 ImageStore: TypeAlias = Mapping[str, Image]
-"""Images by the token of the patient's row."""
+"""Images by what stands for them in a row: a number, or the token of the patient."""
+
+
+class NamedImages:
+    """The images that the rows of a raw table name, each under a number of its own.
+
+    >>> named = NamedImages(missing=("none",))
+    >>> [named.number(cell) for cell in ("a.png", " b.png", "", "a.png", "none")], named.missing
+    (['1', '2', '', '1', ''], 2)
+    >>> list(named.names()), named.rows("1")
+    ([(1, 'a.png'), (2, 'b.png')], 2)
+    """
+
+    def __init__(self, *, missing: Collection[str] = ()) -> None:
+        """Begin; `missing` are the words that stand for no name."""
+        self.missing = 0
+        self._none = frozenset(missing) | {""}
+        self._numbers: dict[str, int] = {}
+        self._rows: Counter[int] = Counter()
+
+    def number(self, cell: str) -> str:
+        """Count a row, and return the number of the image that it names, or nothing where it names none."""
+        name = cell.strip()
+        if name in self._none:
+            self.missing += 1
+            return ""
+        number = self._numbers.setdefault(name, len(self._numbers) + 1)
+        self._rows[number] += 1
+        return str(number)
+
+    def names(self) -> Iterator[tuple[int, str]]:
+        """Yield each number with the name that it stands for."""
+        return ((number, name) for name, number in self._numbers.items())
+
+    def rows(self, number: str) -> int:
+        """Return how many rows name the image of a number."""
+        return self._rows[int(number)]
 
 
 def layout_of(schema: Schema, *, features: int) -> RowLayout:
@@ -128,12 +168,21 @@ def images_to_bytes(images: ImageStore) -> bytes:
     return pack(_Head(tokens=tokens), {"pixels": np.array([images[token] for token in tokens], dtype=np.float16)})
 
 
-def open_images(folder: Path, schema: Schema, log: ChainLog, *, key: DataKey | None = None) -> ImageStore:
+def open_images(
+    folder: Path, schema: Schema, log: ChainLog, *, key: DataKey | None = None, table: str | None = None
+) -> ImageStore:
     """Return the images beside a table, which the audit log vouches for.
+
+    Args:
+        folder: Where they are.
+        schema: Under which they were made.
+        log: The site's audit log.
+        key: What they are sealed under; None where they are readable.
+        table: The SHA-256 of the table whose rows hold their numbers; None where it isn't asked.
 
     Raises:
         DataError: There are none.
-        IntegrityError: The log does not vouch for these bytes under this schema.
+        IntegrityError: The log does not vouch for these bytes under this schema, or they belong to another table.
     """
     path = folder / IMAGES_FILE
     data = stored_bytes(folder, IMAGES_FILE, data_set=schema.name, key=key)
@@ -146,6 +195,8 @@ def open_images(folder: Path, schema: Schema, log: ChainLog, *, key: DataKey | N
             f"{path}: the audit log does not vouch for these images under this schema, so they are not used; prepare"
             " them again"
         )
+    if table is not None and records[-1].get("table_sha256", table) != table:
+        raise IntegrityError(f"{path}: these are the images of another table, so they are not used; prepare them again")
     head, arrays = unpack(data, _Head)
     pixels = arrays.get("pixels", np.zeros((0, 1, 1, 1), np.float16))
     if len(pixels) != len(head.tokens):

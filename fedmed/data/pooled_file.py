@@ -5,7 +5,8 @@ file, in parts for training and test, without a header, or over tables that shar
 
 Rules:
     * All of it is said in the data set's YAML; no data set has code of its own.
-    * A row without a partner in a joined table is left out; a row with two is an error.
+    * A row without a partner in a joined table is left out and counted; a row with two is an error.
+    * A file may also lie there under one of the names in `also`, and compressed (.gz) or not, whatever its name says.
 
 What it does not do: read (see `published`) or divide (see `pooled`).
 """
@@ -37,6 +38,24 @@ class JoinedFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CodeFlag:
+    """A column that says whether the codes in another hold `code`: `values` are the words for no and for yes.
+
+    The codes are the keys of a mapping or the entries of a list, as Python or JSON writes them:
+    `{'NORM': 100.0, 'SR': 0.0}`. A table that has the column already keeps its own.
+    """
+
+    column: str
+    codes: str
+    code: str
+    values: tuple[str, str] = ("0", "1")
+
+    def __post_init__(self) -> None:
+        require(bool(self.column.strip() and self.codes.strip() and self.code.strip()), "a flag names columns and code")
+        require(self.values[0] != self.values[1], f"{self.column}: values are two different words, for no and for yes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PooledFile:
     """A publisher's one file of all sites; `column` says whose a row is.
 
@@ -45,7 +64,8 @@ class PooledFile:
 
     `more` are further parts with the same columns, read after `file`. `columns` names the columns of files without a
     header. `delimiter` is that of the published files where it is not the schema's; without `quoted`, quotation marks
-    are text. `joins` add columns of other tables, in their order.
+    are text. `joins` add columns of other tables, in their order; `flags` then add columns that codes imply.
+    `also` are further names of `file`; `obtain` says how to get the files, where that differs from the schema's words.
 
     The schema describes a site's own table, which a hospital has; only who plays every site
     divides such a file (see `fedmed.data.pooled`), so it does not count in the schema's digest.
@@ -62,6 +82,9 @@ class PooledFile:
     delimiter: str | None = None
     quoted: bool = True
     joins: tuple[JoinedFile, ...] = ()
+    flags: tuple[CodeFlag, ...] = ()
+    also: tuple[str, ...] = ()
+    obtain: str = ""
 
     def __post_init__(self) -> None:
         require(bool(self.file.strip()) and bool(self.column.strip()), "a pooled file needs its name and a column")

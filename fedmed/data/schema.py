@@ -20,17 +20,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from fedmed.data.pooled_file import JoinedFile, PooledFile
+from fedmed.data.pooled_file import CodeFlag, JoinedFile, PooledFile
 from fedmed.data.target import Target
 from fedmed.errors import DataError
 from fedmed.records import AsRead, digest, require
 
 __all__ = [
-    "Column", "DataSet", "ImagePart", "JoinedFile", "Kind", "PooledFile", "Role", "Schema", "SplitRule", "Target",
-    "TextPart", "locate", "sites_under",
+    "CodeFlag", "Column", "DataSet", "ImagePart", "JoinedFile", "Kind", "PooledFile", "Role", "Schema", "SplitRule",
+    "Target", "TextPart", "locate", "sites_under",
 ]  # fmt: skip
 
 SCHEMA_VERSION = 1
+MOST_CHARACTERS = 100_000
 
 Kind = Literal["number", "category", "binary", "date", "text", "identifier"]
 Role = Literal[
@@ -144,7 +145,7 @@ class TextPart:
     form: Literal["plain", "chat"] = "plain"
 
     def __post_init__(self) -> None:
-        require(1 <= self.characters <= 100_000, f"characters must be in [1, 100000], got {self.characters}")
+        require(1 <= self.characters <= MOST_CHARACTERS, f"characters must be in [1, 100000], got {self.characters}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,14 +291,19 @@ class SplitRule:
 
     `hash` takes the patients whose token's SHA-256 falls below `test_fraction`, so a patient stays
     on one side whatever else changes. `flamby` is the row split of FLamby's Fed-Heart-Disease
-    (Ogier du Terrail et al. 2022): per site, stratified where each class has more than two rows.
+    (Ogier du Terrail et al. 2022): per site, stratified where each class has more than two rows. `column` takes the
+    publisher's own: the rows whose category `column` is among `test`.
     """
 
-    kind: Literal["hash", "flamby"]
-    test_fraction: float
+    kind: Literal["hash", "flamby", "column"]
+    test_fraction: float = 0.3
     seed: int = 0
+    column: str | None = None
+    test: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        given = self.column is not None and bool(self.test)
+        require((self.kind == "column") == given, "kind column takes column and test, and no other kind takes them")
         require(0 < self.test_fraction < 1, f"test_fraction must be in (0, 1), got {self.test_fraction}")
 
 
@@ -318,9 +324,17 @@ class DataSet:
             "split flamby goes by rows and would put one patient on both sides; use hash where there is a patient key",
         )
         require(
+            self.split.kind != "column" or any(self._divides(column) for column in self.schema.columns),
+            f"split.column names a category with role target and the values {', '.join(self.split.test)}",
+        )
+        require(
             self.pooled is None or bool(self.schema.sites), "a pooled file is divided among the sites of the schema"
         )
         require(self.pooled is None or self.schema.header, "a pooled file is divided by a column, so it needs a header")
+
+    def _divides(self, column: Column) -> bool:
+        known = column.kind == "category" and column.role == "target" and set(self.split.test) <= set(column.values)
+        return known and column.name == self.split.column
 
 
 def locate(root: Path, schema: Schema, site: str) -> Path:

@@ -64,14 +64,35 @@ class Cohort:
 
 
 class Source(Protocol):
-    """A site's data set, ready for training."""
+    """A site's data set, ready for training: what studies, adapters of departments and reports take of any data.
+
+    `RowSource` is one, of rows and images in memory; `TabularSource` is one, of a folder that `prepare` wrote.
+    """
 
     @property
     def features(self) -> Sequence[str]:
         """The feature names, in the order of the columns of every cohort."""
 
+    @property
+    def rows(self) -> int:
+        """How many records there are, whatever a view uses of them."""
+
     def load(self, view: View, split: Split) -> Cohort:
-        """Return the patients of `view` that stand in `split`."""
+        """Return the patients of `view` that stand in `split`.
+
+        Raises:
+            DataError: The view can't be trained on.
+        """
+
+    def load_parts(self, view: View, split: Split, column: str) -> dict[str, Cohort]:
+        """Return the cohort of `load`, divided by the value that each record has in a category.
+
+        Raises:
+            DataError: As `load`, or the column is no category that models read.
+        """
+
+    def skipped(self, view: View) -> int:
+        """Return how many records of the view's cohort are not used: a count of patients, which stays at the site."""
 
 
 def standardise(cohort: Cohort, mean: npt.NDArray[np.floating], scale: npt.NDArray[np.floating]) -> Cohort:

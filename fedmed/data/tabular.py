@@ -17,14 +17,14 @@ What it does not do: de-identify (see `fedmed.deid`) or use statistics of the da
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from fedmed.audit import ChainLog
+from fedmed.audit import ChainLog, Scalar
 from fedmed.crypto.seal import DataKey
 from fedmed.data.labels import labels_of
 from fedmed.data.parts import ImageStore, RowNames, open_images
@@ -32,7 +32,7 @@ from fedmed.data.schema import Column, Schema, SplitRule
 from fedmed.data.source import Cohort, Floats, Labels, Split, View
 from fedmed.data.stored import stored_bytes
 from fedmed.errors import DataError, IntegrityError
-from fedmed.rows import image_rows, text_rows
+from fedmed.rows import cut_conversation, image_rows, text_rows
 
 # These three are the contract with fedmed.deid.tabular, which stands on the same floor and is not imported.
 TABLE_FILE = "table.parquet"
@@ -52,7 +52,7 @@ class RowSource:
 
         Args:
             table: The rows, typed as `deidentify_table` types them.
-            images: The images by the token of a patient, where the schema has any.
+            images: The images by number or by the token of a patient, where the schema has any.
             schema: The schema under which both were made.
             split: Which patients stand in test.
             site: The site's name, for messages.
@@ -107,8 +107,24 @@ class RowSource:
         """Return which rows belong to a view and split."""
         chosen = labels.is_not_null().to_numpy() & self._members(view)
         self._refuse_untrainable(labels.filter(chosen), view)
-        in_test = _in_test(self._table[PATIENT], labels, self._split)
+        in_test = self._in_test(labels)
         return np.asarray(chosen & (in_test if split == "test" else ~in_test))
+
+    def _in_test(self, labels: pl.Series) -> npt.NDArray[np.bool_]:
+        """Return which rows stand in test."""
+        rule, patients = self._split, self._table[PATIENT]
+        if rule.kind != "column":
+            return _in_test(patients, labels, rule)
+        if rule.column not in self._table.columns:
+            raise DataError(f"site {self.site}: the table lacks column {rule.column!r}, by which it is split; keep it")
+        in_test = self._table[rule.column].is_in(list(rule.test)).fill_null(value=False)
+        both = set(patients.filter(in_test)) & set(patients.filter(~in_test))
+        if both:
+            raise DataError(
+                f"site {self.site}: {len(both)} patients stand in train and in test by column {rule.column!r}; correct"
+                " it, or split by hash"
+            )
+        return in_test.to_numpy()
 
     def _cohort(self, view: View, labels: pl.Series, rows: npt.NDArray[np.bool_]) -> Cohort:
         label_array: Labels = labels.filter(rows).to_numpy().astype(np.int64)
@@ -179,11 +195,19 @@ class TabularSource(RowSource):
             key: What the files are sealed under; None where they are readable.
 
         Raises:
-            DataError: There is no table in `folder`.
+            DataError: There is no table in `folder`, or its images belong to patients who have several rows.
             IntegrityError: The audit log does not vouch for its bytes under this schema.
         """
         table = vouched_table(folder, schema, log, key=key)
-        images = None if schema.image is None else open_images(folder, schema, log, key=key)
+        images = None
+        if schema.image is not None:
+            newest = str(_records(schema, log)[-1].get("output_sha256"))
+            images = open_images(folder, schema, log, key=key, table=newest)
+            if schema.image.column not in table.columns and table[PATIENT].n_unique() < table.height:
+                raise DataError(
+                    f"site {site}: the images of {schema.name} were prepared by an earlier release, one for a patient,"
+                    " and some patients have several rows; prepare the data set again"
+                )
         super().__init__(table, images, schema=schema, split=split, site=site)
 
 
@@ -191,9 +215,12 @@ def rows_of_table(table: pl.DataFrame, schema: Schema, images: ImageStore | None
     """Return the records of a de-identified table as `fedmed.rows` lays them out, shape `[rows, width]`."""
     parts: list[Floats] = []
     if schema.text is not None:
-        parts.append(text_rows(table[schema.text.column].to_list(), characters=schema.text.characters))
+        texts, most = table[schema.text.column].to_list(), schema.text.characters
+        if schema.text.form == "chat":
+            texts = [cut_conversation(text or "", characters=most) for text in texts]
+        parts.append(text_rows(texts, characters=most))
     if schema.image is not None and images is not None:
-        found = [images.get(token) for token in table[PATIENT].to_list()]
+        found = [None if key is None else images.get(key) for key in image_keys(table, schema)]
         parts.append(image_rows(found, channels=schema.image.channels, size=schema.image.size))
     parts.append(_features(table, schema))
     return np.concatenate(parts, axis=1)
@@ -207,8 +234,15 @@ def readable_rows(table: pl.DataFrame, schema: Schema, images: ImageStore | None
     if schema.text is not None:
         readable |= (table[schema.text.column].fill_null("").str.strip_chars() != "").to_numpy()
     if images is not None:
-        readable |= np.array([token in images for token in table[PATIENT].to_list()], dtype=np.bool_)
+        readable |= np.array([key in images for key in image_keys(table, schema)], dtype=np.bool_)
     return readable
+
+
+def image_keys(table: pl.DataFrame, schema: Schema) -> list[str | None]:
+    """Return what each row's image stands under: the number in its image column, or where there is none its patient."""
+    if schema.image is None or schema.image.column not in table.columns:
+        return list(table[PATIENT])
+    return [None if number is None else str(int(number)) for number in table[schema.image.column].to_list()]
 
 
 def row_names(schema: Schema) -> Sequence[str]:
@@ -247,7 +281,7 @@ def vouched_table(folder: Path, schema: Schema, log: ChainLog, *, key: DataKey |
     data = stored_bytes(folder, TABLE_FILE, data_set=schema.name, key=key)
     if data is None:
         raise DataError(f"no de-identified table {path}; run the de-identification of {schema.name} first")
-    records = [e.body for e in log.entries() if e.kind == AUDIT_KIND and e.body.get("schema_name") == schema.name]
+    records = _records(schema, log)
     cure = "de-identify the table again"
     if not records:
         raise IntegrityError(f"{path}: the audit log has no record for {schema.name}, so it is not used; {cure}")
@@ -258,6 +292,11 @@ def vouched_table(folder: Path, schema: Schema, log: ChainLog, *, key: DataKey |
             f"{path}: the table was made under another schema {schema.name}, so it is not used; {cure}"
         )
     return pl.read_parquet(io.BytesIO(data))
+
+
+def _records(schema: Schema, log: ChainLog) -> list[Mapping[str, Scalar]]:
+    """Return what the audit log says about the data set's tables, the newest last."""
+    return [e.body for e in log.entries() if e.kind == AUDIT_KIND and e.body.get("schema_name") == schema.name]
 
 
 def _features(table: pl.DataFrame, schema: Schema) -> Floats:

@@ -10,6 +10,8 @@ Rules:
       would see each other.
     * Too long a text is cut, never its answer: of a question the text inside the prompt, of a conversation its oldest
       part.
+    * A conversation whose turns the folder's template refuses is told in turns that it takes: one record's form never
+      ends a study.
     * With `answers`, the outputs are the logits of the first token of each answer after the prompt. Without, they are
       the loss and whether every token of the answer, and its end, would have been chosen first: exactly when greedy
       decoding gives the answer word for word.
@@ -18,7 +20,9 @@ What it does not do: sample text.
 Source: chat templates are the folder's own, rendered by transformers in a sandbox.
 """
 
+import contextlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,6 +38,9 @@ from fedmed.models.text import Tokens, tokens_of
 from fedmed.rows import row_texts, turns_of
 
 _UNSEEN = -100
+_LEAST_TEXT = 8
+"""Tokens that a prompt must leave for a text."""
+_TRIED = "fever"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +105,15 @@ def build(architecture: Architecture) -> ReadingModel:
     """Return the causal model of the architecture's folder, as it reads questions or conversations.
 
     Raises:
-        ModelError: The folder can't be used, or two answers begin with the same token.
+        ModelError: The folder can't be used, its chat template tells no question, prompt and template leave no room
+            for a text, or two answers begin with the same token.
     """
     folder = architecture.tower("text")
     model = load_pretrained(AutoModelForCausalLM, folder)
     load_tokenizer(folder, model)
     tokens = tokens_of(folder, model, architecture)
+    _require_template(folder, tokens.tokenizer())
+    _require_room(tokens, architecture)
     reader: AnswerReader | ChoiceReader = AnswerReader(tokens, architecture.characters)
     if architecture.answers:
         first = first_tokens(tokens.tokenizer(), architecture.answers)
@@ -151,14 +161,69 @@ def first_tokens(tokenizer: PreTrainedTokenizerBase, answers: tuple[str, ...]) -
     return tuple(ids[0] for ids in found)
 
 
+def alternating(turns: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    r"""Return turns as templates with strict rules want them: user and assistant in turn, the user first and last.
+
+    What anybody else says (a system turn, a tool, an assistant's greeting) is told by the user; neighbours are joined.
+
+    >>> alternating([("system", "Be brief."), ("user", "Pain?")])
+    [('user', 'Be brief.\n\nPain?')]
+    """
+    found: list[tuple[str, str]] = []
+    for role, content in turns:
+        who = "assistant" if role == "assistant" and found else "user"
+        if found and found[-1][0] == who:
+            found[-1] = (who, f"{found[-1][1]}\n\n{content}")
+        else:
+            found.append((who, content))
+    return found if found and found[-1][0] == "user" else [*found, ("user", "")]
+
+
 def _asked(tokenizer: PreTrainedTokenizerBase, turns: list[tuple[str, str]]) -> str:
-    """Return turns as the folder's template writes them, up to where the answer begins."""
-    if tokenizer.chat_template:
-        messages = [{"role": role, "content": content} for role, content in turns]
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    if len(turns) == 1:
-        return turns[0][1]
-    return "".join(f"{role}: {content}\n" for role, content in turns) + "assistant:"
+    """Return turns as the folder's template writes them, up to where the answer begins.
+
+    Turns that it refuses are told in turns that it takes, then in one, and if need be without it.
+    """
+    told = "".join(f"{role}: {content}\n" for role, content in turns)
+    if not tokenizer.chat_template:
+        return turns[0][1] if len(turns) == 1 else f"{told}assistant:"
+    for form in (turns, alternating(turns), [("user", told)]):
+        with contextlib.suppress(Exception):  # a template is a program: what it raises is no list
+            return _rendered(tokenizer, form)
+    return f"{told}assistant:"
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, turns: list[tuple[str, str]]) -> str:
+    messages = [{"role": role, "content": content} for role, content in turns]
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+
+def _require_template(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise unless the folder's chat template, if it has one, tells what a user asks."""
+    if not tokenizer.chat_template:
+        return
+    try:
+        told = _TRIED in _rendered(tokenizer, [("user", _TRIED)])
+    except Exception:  # noqa: BLE001  a template is a program
+        told = False
+    if not told:
+        raise ModelError(
+            f"{folder}: expected a chat template that tells what a user asks, got one that doesn't; copy the model's"
+            " own chat_template.jinja or tokenizer_config.json"
+        )
+
+
+def _require_room(tokens: Tokens, architecture: Architecture) -> None:
+    """Raise unless prompt and template leave some tokens for a text."""
+    tokenizer = tokens.tokenizer()
+    prompt = architecture.prompt.replace("{text}", "") if architecture.answers else ""
+    frame = len(_ids(tokenizer, _asked(tokenizer, [("user", prompt)])))
+    if frame + _LEAST_TEXT > tokens.max_tokens:
+        raise ModelError(
+            f"model.prompt: prompt and chat template take {frame} tokens of model.max_tokens={tokens.max_tokens} and"
+            f" leave fewer than {_LEAST_TEXT} for a text; shorten the prompt, or raise model.max_tokens where the model"
+            " takes more"
+        )
 
 
 def _joined(tokenizer: PreTrainedTokenizerBase, answer: str) -> str:

@@ -4,7 +4,9 @@ Why it exists: hospitals have no network, and a model folder is somebody else's 
 
 Rules:
     * Local files and safetensors only. A pickle is never opened, code beside the weights never imported.
-    * Every weight that the architecture needs comes from the folder, but for a new head, which is drawn from the seed.
+    * Every weight that the architecture needs comes from the folder and is a finite number, but for a new head, which
+      is drawn from the seed.
+    * Whatever a folder makes transformers raise is one line to its user.
     * Weights are float32, and dropout is 0: chance in the forward pass would not repeat between two runs, and the noise
       of private training regularises already.
     * What is adapted is found by the names that families give the queries and values of their attention.
@@ -20,12 +22,11 @@ from typing import Any, TypeAlias
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from fedmed.errors import ModelError
+from fedmed.errors import FedMedError, ModelError
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack")
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json")  # without one, transformers makes up an empty one
@@ -38,9 +39,14 @@ _TARGETS = (
     ("c_attn",),  # GPT-2, all three in one
     ("Wqkv",),  # ModernBERT, all three in one
     ("query_key_value",),  # GPT-NeoX, all three in one
+    ("qkv_proj",),  # Phi-3, all three in one
+    ("q_b_proj", "kv_b_proj"),  # DeepSeek-V2 and V3, out of what they compress
+    ("q_proj", "kv_b_proj"),  # their lighter forms, which compress keys and values alone
+    ("q", "v"),  # MPNet
     ("convolution",),  # ResNet, which has no attention
 )
 _ADAPTABLE = (nn.Linear, nn.Conv2d, Conv1D)
+_SPARE_TOKENS, _SPARE_SHARE = 128, 0.05  # what publishers add to an embedding beyond the tokens that there are
 AutoClass: TypeAlias = Any
 """One of transformers' `AutoModelFor...`."""
 
@@ -58,7 +64,7 @@ def load_pretrained(auto: AutoClass, folder: Path, **settings: object) -> PreTra
             damaged or of another model.
     """
     _refuse_unsafe(folder)
-    with _one_line(folder):
+    with one_line(folder):
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **settings)
         for name, value in config.to_dict().items():
             if "drop" in name and isinstance(value, float):
@@ -82,6 +88,7 @@ def load_pretrained(auto: AutoClass, folder: Path, **settings: object) -> PreTra
             f"{folder}: the weights are not those of its config.json: {len(lacking)} are missing or of another shape,"
             f" first {lacking[0]}; copy the whole folder again"
         )
+    _require_finite(folder, model)
     model.name_or_path = ""  # a path of this machine has no place in an adapter's file
     model.config._name_or_path = ""  # noqa: SLF001  likewise
     return model.eval()  # type: ignore[no-any-return]
@@ -91,18 +98,24 @@ def load_tokenizer(folder: Path, model: PreTrainedModel) -> PreTrainedTokenizerB
     """Return the tokenizer in `folder`, which must be that of `model`.
 
     Raises:
-        ModelError: There is none, or it makes tokens that the model does not have.
+        ModelError: There is none, it makes tokens that the model does not have, or far fewer than the model has.
     """
     if not any((folder / name).is_file() for name in _TOKENIZERS) and not list(folder.glob("*.model")):
         raise ModelError(f"expected a tokenizer (tokenizer.json) in model folder {folder}, found none; copy it too")
-    with _one_line(folder):
+    with one_line(folder):
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        vocabulary = set(tokenizer.get_vocab().values())
     embeddings: Any = model.get_input_embeddings()
     known = int(embeddings.num_embeddings)
-    largest = max(tokenizer.get_vocab().values(), default=-1)
+    largest = max(vocabulary, default=-1)
     if not 0 <= largest < known:
         raise ModelError(
             f"{folder}: the tokenizer does not match the model: it makes tokens up to {largest}, the model has {known};"
+            " copy both from one place"
+        )
+    if not fits_embedding(len(vocabulary), known):
+        raise ModelError(
+            f"{folder}: the tokenizer does not match the model: it has {len(vocabulary)} tokens, the model {known};"
             " copy both from one place"
         )
     for name in ("pad", "bos", "eos"):
@@ -114,6 +127,17 @@ def load_tokenizer(folder: Path, model: PreTrainedModel) -> PreTrainedTokenizerB
                 " copy both from one place"
             )
     return tokenizer
+
+
+def fits_embedding(tokens: int, embedded: int) -> bool:
+    """Return whether a tokenizer of so many tokens may belong to an embedding of so many rows.
+
+    Publishers fill an embedding up to a round number; one with many more rows was made for another tokenizer.
+
+    >>> fits_embedding(50_257, 50_304), fits_embedding(21_128, 50_304)
+    (True, False)
+    """
+    return 0 <= embedded - tokens <= max(_SPARE_TOKENS, _SPARE_SHARE * embedded)
 
 
 def head_names(model: PreTrainedModel) -> tuple[str, ...]:
@@ -145,6 +169,15 @@ def attention_targets(model: nn.Module) -> tuple[str, ...]:
     )
 
 
+def _require_finite(folder: Path, model: PreTrainedModel) -> None:
+    broken = [name for name, value in model.named_parameters() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise ModelError(
+            f"{folder}: expected weights that are numbers, got some that are not finite in {len(broken)} of them, first"
+            f" {broken[0]}; copy the whole folder again"
+        )
+
+
 def _refuse_unsafe(folder: Path) -> None:
     if not folder.is_dir():
         raise ModelError(f"expected a model folder at {folder}, found none; give model.path the folder of a model")
@@ -163,17 +196,23 @@ def _refuse_unsafe(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _one_line(folder: Path) -> Iterator[None]:
-    """Turn what transformers raises into one line, and keep its reports of new heads out of the log."""
+def one_line(folder: Path) -> Iterator[None]:
+    """Turn whatever a folder makes its readers raise into one line, and keep reports of new heads out of the log.
+
+    Raises:
+        ModelError: Something did.
+    """
     log = logging.getLogger("transformers")
     level = log.level
     log.setLevel(logging.ERROR)
     try:
         with without_progress():
             yield
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError, SafetensorError) as e:
-        first = " ".join(str(e).split())[:200]
-        raise ModelError(f"{folder}: the model can't be read ({type(e).__name__}: {first})") from None
+    except FedMedError:
+        raise
+    except Exception as error:  # noqa: BLE001  a folder is somebody else's: what it makes a library raise is no list
+        first = " ".join(str(error).split())[:200]
+        raise ModelError(f"{folder}: the model can't be read ({type(error).__name__}: {first})") from None
     finally:
         log.setLevel(level)
 

@@ -14,6 +14,7 @@ What it does not do: know any family (see `text`, `language`, `vision`).
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import torch
@@ -23,7 +24,9 @@ from transformers import PreTrainedModel
 
 from fedmed.errors import ModelError
 from fedmed.model_spec import Precision
-from fedmed.models.architecture import Part
+from fedmed.models.architecture import Architecture, Part
+from fedmed.models.pretrained import one_line
+from fedmed.rows import END, SPACE
 
 _FLOAT32_ALONE: Final = {"deberta": "it masks with a number that only float32 has (DeBERTa v2 and v3 don't)"}
 """Kinds of models that transformers computes in float32 alone, and why."""
@@ -139,6 +142,33 @@ def require_precision(module: nn.Module, precision: Precision) -> None:
                 f"model.precision: a {kind} model can't be computed in {precision}: {_FLOAT32_ALONE[kind]}; take"
                 " model.precision=fp32, or another model"
             )
+
+
+def require_readable(module: nn.Module, architecture: Architecture) -> None:
+    """Raise unless a pretrained model reads an empty record and one that is full, and says something finite of both.
+
+    What is wrong with a folder beyond its files (positions that end too soon, a padding outside the vocabulary, weights
+    that overflow) shows here, and not after sites have begun.
+
+    Raises:
+        ModelError: It doesn't.
+    """
+    if not isinstance(module, ReadingModel):
+        return
+    letters = torch.full((1, architecture.features), float(ord("a") - SPACE))
+    letters[:, 4 : architecture.characters : 5] = 0.0  # a space behind every four
+    letters[:, architecture.characters :] = 0.5
+    empty = torch.zeros(1, architecture.features)
+    empty[:, : architecture.characters] = END
+    training = module.training
+    where = " and ".join(tower.folder for tower in architecture.towers)
+    try:
+        with one_line(Path(where)), torch.no_grad():
+            outputs = module.eval()(torch.cat([empty, letters]))
+    finally:
+        module.train(training)
+    if not bool(torch.isfinite(outputs).all()):
+        raise ModelError(f"{where}: the model's outputs on a trial record are not finite; copy the whole folder again")
 
 
 @contextmanager

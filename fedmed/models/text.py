@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from fedmed.models.architecture import Architecture
@@ -99,6 +99,15 @@ def tokens_of(folder: Path, model: PreTrainedModel, architecture: Architecture) 
     positions = getattr(model.config, "max_position_embeddings", None)
     room = architecture.max_tokens
     if isinstance(positions, int) and positions > 0:
-        offset = 2 if model.config.model_type in ("roberta", "xlm-roberta", "camembert") else 0  # padding_idx + 1
-        room = min(room, positions - offset)
+        room = min(room, positions - _unused_positions(model, positions))
     return Tokens(str(folder), room)
+
+
+def _unused_positions(model: PreTrainedModel, positions: int) -> int:
+    """Return how many rows of the table of positions no token has: those up to its padding, where it has one."""
+    tables = [
+        layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Embedding) and "position" in name and layer.num_embeddings == positions
+    ]
+    return max((layer.padding_idx + 1 for layer in tables if layer.padding_idx is not None), default=0)

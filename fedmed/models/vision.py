@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
+from fedmed.errors import ModelError
 from fedmed.model_spec import Augmentation
 from fedmed.models.architecture import Architecture
 from fedmed.models.pretrained import attention_targets, head_names, load_pretrained
@@ -31,6 +32,14 @@ PROCESSOR = "preprocessor_config.json"
 _SHIFT = 8
 """An image is moved by at most an eighth of its side."""
 _NEUTRAL = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Processor:
+    """What is read of `preprocessor_config.json`."""
+
+    image_mean: tuple[float, ...] | None = None
+    image_std: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +153,21 @@ def _own_draws(images: Tensor, salt: int) -> Tensor:
 
 
 def _normalisation(folder: Path, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation for values in [0, 1]; 0.5 each where the folder says nothing."""
+    """Return mean and standard deviation for values in [0, 1]; 0.5 each where the folder says nothing.
+
+    Raises:
+        ModelError: What it says is not a number for each of the channels, or a deviation is not above 0.
+    """
     path = folder / PROCESSOR
-    found: Any = msgspec.json.decode(path.read_bytes()) if path.is_file() else {}
-    mean, deviation = (found.get(key) or _NEUTRAL for key in ("image_mean", "image_std"))
-    if len(mean) != channels:
-        mean, deviation = _NEUTRAL[:1] * channels, _NEUTRAL[:1] * channels
-    return tuple(float(value) for value in mean), tuple(float(value) for value in deviation)
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=_Processor) if path.is_file() else _Processor()
+    except (OSError, msgspec.MsgspecError):
+        raise ModelError(f"{folder}: expected lists of numbers in {PROCESSOR}, got none; copy it again") from None
+    mean, deviation = found.image_mean or _NEUTRAL, found.image_std or _NEUTRAL
+    if len(mean) != len(deviation) or min(deviation) <= 0:
+        raise ModelError(
+            f"{folder}: expected as many image_std above 0 in {PROCESSOR} as image_mean, got others; copy it again"
+        )
+    if len(mean) == 1:
+        return mean * channels, deviation * channels
+    return (mean, deviation) if len(mean) == channels else (_NEUTRAL[:1] * channels, _NEUTRAL[:1] * channels)

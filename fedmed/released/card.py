@@ -59,7 +59,7 @@ def _assumption(privacy: PrivacySpec) -> str:
     return (
         "Each site adds a share of the noise, and only sums are protected: the promise holds while no more sites side"
         f" with the coordinator than the roster assumes, up to a distance of {privacy.distance} from Gaussian noise for"
-        " each sum."
+        " each sum. Against a site that looks at the sums, one share less protects: its own."
     )
 
 

@@ -88,8 +88,11 @@ def _text(released: Released, reader: object) -> Facts:
         "missing": "an empty text",
     }
     if causal:
-        found["chat_template"] = "the tokenizer's; without one, turns as role: content"
-        found["cut"] = "a question's text at its end, a conversation at its beginning"
+        found["chat_template"] = (
+            "the tokenizer's; without one, turns as role: content; turns that it refuses as"
+            " fedmed.models.language.alternating tells them"
+        )
+        found["cut"] = "a question's text at its end, a conversation at its beginning, never in its answer"
     if architecture.answers:
         found["prompt"] = architecture.prompt
     if isinstance(reader, ChoiceReader):

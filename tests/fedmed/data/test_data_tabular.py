@@ -19,7 +19,7 @@ from fedmed.audit import ChainLog
 from fedmed.data import tabular
 from fedmed.data.schema import Column, DataSet, Schema, SplitRule, Target, locate, sites_under
 from fedmed.data.source import Cohort, Source, View
-from fedmed.data.tabular import TabularSource, feature_names
+from fedmed.data.tabular import RowSource, TabularSource, feature_names
 from fedmed.deid import DeidPolicy, deidentify_table
 from fedmed.errors import DataError, IntegrityError
 from fedmed.records import build
@@ -164,6 +164,23 @@ def test_the_hash_split_takes_its_fraction_and_depends_on_the_seed():
     first, second = (tabular._in_test(tokens, tokens, replace(SPLIT, seed=seed)) for seed in (0, 1))
     assert abs(first.mean() - 0.3) < 0.02
     assert abs((first & second).mean() - 0.09) < 0.02
+
+
+def test_a_publishers_own_split_is_kept_and_divides_no_patient():
+    """What was published for testing is in no training, and a patient on both sides is refused."""
+    rule = SplitRule(kind="column", column="fate", test=("ward", "morgue"))
+    rows = {"id": ["a", "b", "c", "d", "d"], "fate": ["home", "ward", "morgue", None, "home"]}
+    table = pl.DataFrame({"patient": rows["id"], "age": [41.0, 42, 43, 44, 45], "sex": [0, 1, 0, 1, 0],
+                          "ward": list("aabbc"), "dead": [0, 1, 1, 0, 1], "fate": rows["fate"]})  # fmt: skip
+    source = RowSource(table, None, schema=SCHEMA, split=rule, site="north")
+    sides = [sorted(source.load(DEAD, split).features[:, 0].tolist()) for split in ("train", "test")]
+    np.testing.assert_allclose(sides[0], [-0.9, -0.6, -0.5], rtol=1e-6)
+    np.testing.assert_allclose(sides[1], [-0.8, -0.7], rtol=1e-6)
+    both = table.with_columns(pl.Series("patient", ["a", "a", "c", "d", "d"]))
+    with pytest.raises(DataError, match="1 patients stand in train and in test by column 'fate'"):
+        RowSource(both, None, schema=SCHEMA, split=rule, site="north").load(DEAD, "train")
+    with pytest.raises(DataError, match="lacks column 'fate', by which it is split"):
+        RowSource(table.drop("fate"), None, schema=SCHEMA, split=rule, site="north").load(DEAD, "train")
 
 
 def test_admissions_of_one_patient_stay_together_through_the_whole_path(site: Site):

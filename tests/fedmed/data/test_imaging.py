@@ -6,18 +6,18 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from dicom_files import write_dicom
 from PIL import Image as Picture
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from fedmed.audit import ChainLog
 from fedmed.data.imaging import prepare_images, read_image
-from fedmed.data.parts import IMAGES_FILE, open_images
+from fedmed.data.parts import IMAGES_FILE, NamedImages, open_images
 from fedmed.data.schema import Column, ImagePart, Schema, Target
 from fedmed.errors import DataError, IntegrityError
 
 PART = ImagePart(column="file", size=4)
 LUNG = ImagePart(column="file", size=4, centre=-600.0, width=1500.0)
+TABLE = "0" * 64
 SCHEMA = Schema(
     name="scans",
     file="{site}.csv",
@@ -29,28 +29,6 @@ SCHEMA = Schema(
     targets=(Target(name="ill", column="ill", one_of=("1",)),),
     image=PART,
 )
-
-
-def write_dicom(path: Path, values: np.ndarray, **changes: Any) -> Path:
-    """Write a DICOM file of one frame, 16 bits unsigned unless `changes` say otherwise."""
-    dataset = pydicom.Dataset()
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid(entropy_srcs=["x"])
-    dataset.file_meta = meta
-    dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    dataset.Modality = "CT"
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
-    frames = changes.pop("frames", None)
-    dataset.Rows, dataset.Columns = values.shape[-2:]
-    if frames:
-        dataset.NumberOfFrames = frames
-    dataset.PixelData = np.ascontiguousarray(values).tobytes()
-    for name, value in changes.items():
-        setattr(dataset, name, value)
-    dataset.save_as(path, enforce_file_format=True)
-    return path
 
 
 def level(path: Path, part: ImagePart) -> float:
@@ -168,13 +146,20 @@ def test_an_npz_of_many_images_gives_the_one_at_a_place(tmp_path: Path):
 
 
 def prepared(folder: Path, rows: list[str], schema: Schema = SCHEMA) -> ChainLog:
-    """Prepare the images below `folder` that a table names, and return the log."""
-    (folder / "t.csv").write_text("\n".join(["id,file,ill", *rows]) + "\n")
+    """Prepare the images below `folder` that the rows of a table name, and return the log."""
     log = ChainLog(folder / "audit.jsonl")
     images = folder / "images"
     images.mkdir(exist_ok=True)
-    prepare_images(folder / "t.csv", images, schema=schema, token=lambda who: f"t-{who}", out_dir=folder, log=log)
+    prepare_images(named(*rows), images, schema=schema, table=TABLE, out_dir=folder, log=log)
     return log
+
+
+def named(*names: str) -> NamedImages:
+    """Return the images that rows name."""
+    found = NamedImages()
+    for name in names:
+        found.number(name)
+    return found
 
 
 def picture(folder: Path) -> Path:
@@ -190,26 +175,29 @@ def test_a_corrupt_image_is_skipped_and_counted(tmp_path: Path):
     (good.parent / "bad.png").write_bytes(good.read_bytes()[:40])
     (good.parent / "text.dcm").write_bytes(b"not an image")
     (tmp_path / "outside.png").write_bytes(good.read_bytes())
-    rows = ["a,good.png,1", "b,bad.png,0", "c,text.dcm,0", "d,none.png,0", "e,../outside.png,0", "f,,1"]
+    rows = ["good.png", "bad.png", "text.dcm", "none.png", "../outside.png", ""]
     log = prepared(tmp_path, rows)
     body = log.entries()[-1].body
     assert (body["images"], body["missing"], body["unreadable"]) == (1, 1, 4)
-    assert list(open_images(tmp_path, SCHEMA, log)) == ["t-a"]
+    assert list(open_images(tmp_path, SCHEMA, log)) == ["1"]
 
 
 def test_not_one_readable_image_is_an_error(tmp_path: Path):
     """A wrong folder shows at once."""
     with pytest.raises(DataError, match="none of the 1 images could be read"):
-        prepared(tmp_path, ["a,none.png,1"])
+        prepared(tmp_path, ["none.png"])
 
 
 def test_images_that_the_log_does_not_vouch_for_are_refused(tmp_path: Path):
-    """One flipped bit, or another schema, and they are not used."""
+    """One flipped bit, another schema or another table, and they are not used."""
     picture(tmp_path)
-    log = prepared(tmp_path, ["a,good.png,1"])
+    log = prepared(tmp_path, ["good.png"])
     other = Schema(name="scans", file="x", columns=SCHEMA.columns, targets=SCHEMA.targets, image=LUNG)
     with pytest.raises(IntegrityError, match="does not vouch"):
         open_images(tmp_path, other, log)
+    with pytest.raises(IntegrityError, match="images of another table"):
+        open_images(tmp_path, SCHEMA, log, table="1" * 64)
+    assert open_images(tmp_path, SCHEMA, log, table=TABLE)
     data = bytearray((tmp_path / IMAGES_FILE).read_bytes())
     data[-1] ^= 1
     (tmp_path / IMAGES_FILE).write_bytes(data)

@@ -1,6 +1,7 @@
 """JSON Lines become the table that de-identification reads; nothing is guessed."""
 
 import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -32,6 +33,45 @@ def read(path: Path, tmp_path: Path) -> pl.DataFrame:
         found = pl.read_csv(table.read_bytes(), infer_schema=False)
     assert sorted(tmp_path.iterdir()) == before
     return found
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('[{"type": "text", "text": "Pulse?"}, {"type": "text", "text": "Now?"}]', "Pulse?\nNow?"),
+        ('[{"text": "Pulse?"}]', "Pulse?"),
+        ("null", ""),
+        ("[]", ""),
+        ('[{"type": "image_url", "image_url": {"url": "a.png"}}]', None),
+        ('["Pulse?"]', None),
+        ('{"text": "Pulse?"}', None),
+        ("7", "7"),
+    ],
+)
+def test_a_content_may_be_texts_in_parts(content: str, said: str | None, tmp_path: Path):
+    """Programs write both; what is no text is never learnt as its own notation, and its record counts as empty."""
+    (tmp_path / "north.jsonl").write_text(f'{{"talk": [{{"role": "user", "content": {content}}}]}}\n')
+    (cells,) = rows_of(tmp_path / "north.jsonl", ["talk"], talk="talk")
+    assert cells == ["" if said is None else f"␞user␟{said}"]
+
+
+def test_a_compressed_table_is_unpacked_in_memory(tmp_path: Path):
+    """Byte by byte, whatever its form and encoding."""
+    data = "id,talk\n1,发热\n".encode("gb18030")
+    (tmp_path / "north.csv.gz").write_bytes(gzip.compress(data))
+    with table_of(tmp_path / "north.csv.gz", SCHEMA) as table:
+        assert table.read_bytes() == data
+        assert table.parent != tmp_path
+
+
+@pytest.mark.parametrize("spoil", [lambda data: data[:-9], lambda data: data[:12] + b"\xff" * 9 + data[21:], len])
+def test_a_damaged_compressed_table_is_one_line(spoil: Callable[[bytes], bytes | int], tmp_path: Path):
+    """Cut, altered, or not compressed at all."""
+    data = spoil(gzip.compress(b"id,talk\n" + b"1,cough\n" * 400))
+    path = tmp_path / "north.csv.gz"
+    path.write_bytes(data if isinstance(data, bytes) else b"id,talk\n")
+    with pytest.raises(DataError, match=r"north\.csv\.gz: .*export it again"), table_of(path, SCHEMA):
+        pass
 
 
 @pytest.mark.parametrize("key", ["talk", "messages"])

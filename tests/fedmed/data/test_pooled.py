@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedmed.data.pooled import divide
+from fedmed.data.pooled import Divided, divide, together
 from fedmed.data.schema import Column, DataSet, PooledFile, Schema, SplitRule, Target, sites_under
 from fedmed.errors import DataError
 
@@ -37,12 +37,21 @@ def published(folder: Path, text: str = ROWS) -> Path:
 
 def test_each_site_gets_its_rows_in_order_and_every_cell_as_it_was(tmp_path: Path) -> None:
     """Leading zeros, empty cells, commas and line breaks in cells survive; a centre that is no site is left out."""
-    assert divide(published(tmp_path), DATASET, tmp_path / "out") == ("north", "south")
+    found = divide(published(tmp_path), DATASET, tmp_path / "out")
+    assert found == Divided(sites=("north", "south"), left_out={"of other sites": 1})
     north = (tmp_path / "out" / "north" / "table.csv").read_bytes()
     assert north == b'age,centre,note,dead\r\n071,north,"a, b",0\r\n55,north,"d\ne",1\r\n'
     assert (tmp_path / "out" / "south" / "table.csv").read_bytes() == b"age,centre,note,dead\r\n,south,,1\r\n"
     assert sites_under(tmp_path / "out", SCHEMA) == ("north", "south")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["north", "south"]
+
+
+def test_all_that_sites_get_can_be_read_together(tmp_path: Path) -> None:
+    """In memory, in the publisher's order; what no site gets is counted once it was read."""
+    with together(published(tmp_path), DATASET) as (table, found):
+        assert table.read_bytes() == b'age,centre,note,dead\r\n071,north,"a, b",0\r\n,south,,1\r\n55,north,"d\ne",1\r\n'
+    assert found.left_out == {"of other sites": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["trial.csv"]
 
 
 def test_a_compressed_file_gives_the_same_tables(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from fedmed.data.pooled import divide
-from fedmed.data.published import missing_files, rows_of_publisher
-from fedmed.data.schema import Column, DataSet, JoinedFile, PooledFile, Schema, SplitRule, Target
+from fedmed.data.published import missing_files, published_path, rows_of_publisher
+from fedmed.data.schema import CodeFlag, Column, DataSet, JoinedFile, PooledFile, Schema, SplitRule, Target
 from fedmed.errors import DataError
 from fedmed.records import build
 
@@ -53,6 +53,68 @@ def read(folder: Path, pooled: PooledFile) -> list[list[str]]:
     return list(rows_of_publisher(folder, dataset(pooled), pooled))
 
 
+def test_rows_that_no_site_gets_are_counted_by_reason(tmp_path: Path) -> None:
+    """A hospital that isn't in the table of hospitals, a stay without a score, and a region that is no site."""
+    joined = PooledFile(file="stays.csv", column="region", joins=(HOSPITALS, SCORES))
+    written(tmp_path, stays_csv=STAYS + "5,y,66,1\n6,z,61,0\n", hospitals_csv=REGIONS, scores_csv=POINTS + "6,b,1\n")
+    found = divide(tmp_path, dataset(joined), tmp_path / "out")
+    assert found.left_out == {
+        "without a row in hospitals.csv": 1, "without a row in scores.csv": 1, "of other sites": 2
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("named", ["stays.csv.gz", "stays.csv", "all-stays.csv", "all-stays.csv.gz"])
+@pytest.mark.parametrize("asked", ["stays.csv", "stays.csv.gz"])
+def test_a_file_is_found_compressed_or_not_and_under_its_other_name(asked: str, named: str, tmp_path: Path) -> None:
+    """As it was downloaded is good enough; what a file is, its own name says."""
+    pooled = PooledFile(file=asked, also=("all-stays.csv",), column="hospital")
+    data = STAYS.encode()
+    (tmp_path / named).write_bytes(gzip.compress(data) if named.endswith(".gz") else data)
+    assert missing_files(tmp_path, dataset(pooled)) == ()
+    assert published_path(tmp_path, asked, pooled) == tmp_path / named
+    assert read(tmp_path, pooled)[1] == ["1", "x", "50", "0"]
+
+
+FLAG = CodeFlag(column="flutter", codes="found", code="AFLT", values=("none", "flutter"))
+
+
+@pytest.mark.parametrize(
+    ("cell", "word"),
+    [
+        ("{'AFLT': 0.0, 'NORM': 80.0}", "flutter"),
+        ('{"AFLTX": 100, "NORM": 80}', "none"),
+        ("['NORM', 'AFLT']", "flutter"),
+        ("{}", "none"),
+        ("", ""),
+        ("AFLT", ""),
+        ("{'AFLT': open('x')}", ""),
+        ("{" * 5000, ""),
+        ("7", ""),
+    ],
+)
+def test_a_code_becomes_a_column(cell: str, word: str, tmp_path: Path) -> None:
+    """Whether a mapping or list of codes holds one; what is neither is missing, and nothing in it runs."""
+    pooled = PooledFile(file="stays.csv", column="hospital", flags=(FLAG,))
+    quoted = cell.replace('"', '""')
+    written(tmp_path, stays_csv=f'hospital,found\nx,"{quoted}"\n')
+    assert read(tmp_path, pooled) == [["hospital", "found", "flutter"], ["x", cell, word]]
+
+
+def test_a_column_that_is_there_is_not_derived_again(tmp_path: Path) -> None:
+    """Somebody's own labels count."""
+    pooled = PooledFile(file="stays.csv", column="hospital", flags=(FLAG,))
+    written(tmp_path, stays_csv="hospital,flutter\nx,unsure\n")
+    assert read(tmp_path, pooled) == [["hospital", "flutter"], ["x", "unsure"]]
+
+
+def test_codes_that_are_not_there_are_named(tmp_path: Path) -> None:
+    """A file of another version."""
+    pooled = PooledFile(file="stays.csv", column="hospital", flags=(FLAG,))
+    written(tmp_path, stays_csv="hospital,age\nx,7\n")
+    with pytest.raises(DataError, match=r"stays\.csv: expected one column 'found' in the header, got 0"):
+        read(tmp_path, pooled)
+
+
 def shipped(name: str) -> DataSet:
     """Return a data set that ships."""
     return build(yaml.safe_load((CHECKOUT / f"conf/data/{name}.yaml").read_text(encoding="utf-8")), DataSet)
@@ -66,7 +128,7 @@ def test_parts_without_a_header_follow_each_other(tmp_path: Path) -> None:
     written(tmp_path, a_txt='north\t"he said\nsouth\tx, y\n\n')
     (tmp_path / "b.txt.gz").write_bytes(gzip.compress("north\t1.年龄>18".encode()))
     assert read(tmp_path, parts) == [["kind", "text"], ["north", '"he said'], ["south", "x, y"], ["north", "1.年龄>18"]]
-    assert divide(tmp_path, dataset(parts), tmp_path / "out") == ("north", "south")
+    assert divide(tmp_path, dataset(parts), tmp_path / "out").sites == ("north", "south")
     with (tmp_path / "out/north.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [["kind", "text"], ["north", '"he said'], ["north", "1.年龄>18"]]
 

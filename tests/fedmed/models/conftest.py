@@ -17,6 +17,7 @@ from fedmed.deid.policy import DeidPolicy
 from fedmed.deid.tabular import deidentify_table
 from fedmed.models import Architecture, build_module, save_base
 from fedmed.records import ContinualSpec, DataSpec, ModelSpec, Plan, TrainingSpec, canonical_json
+from fedmed_site.datasets import DataSets
 from fedmed_site.home import SiteHome
 
 Folder: TypeAlias = Callable[[str], Path]
@@ -92,20 +93,18 @@ class Clinics:
 
 @pytest.fixture
 def clinics(tmp_path: Path) -> Callable[..., Clinics]:
-    """Return what makes clinics of tables, each its rows with a header; `beside` adds what isn't in them."""
+    """Return what makes clinics of tables, each its rows with a header; images lie beside them."""
 
-    def make(
-        schema: Schema,
-        tables: Sequence[Sequence[str]],
-        *,
-        beside: Callable[[SiteHome, Path, ChainLog], None] | None = None,
-    ) -> Clinics:
+    def make(schema: Schema, tables: Sequence[Sequence[str]]) -> Clinics:
         consortium = build_consortium(tmp_path / "consortium", sites=len(tables), rows=40, cap_epsilon=1e6)
         dataset = DataSet(name="tiny", schema=schema, split=consortium.dataset.split)
         for place, (root, rows) in enumerate(zip(consortium.homes, tables, strict=True)):
             home = SiteHome(root)
             table = tmp_path / f"clinic-{place}.csv"
             table.write_text("\n".join(rows) + "\n")
+            if schema.image is not None:
+                DataSets(home, ChainLog(home.audit_path)).prepare(table, dataset, DeidPolicy(free_text="clean"))
+                continue
             deidentify_table(
                 table,
                 schema=schema,
@@ -115,8 +114,6 @@ def clinics(tmp_path: Path) -> Callable[..., Clinics]:
                 log=ChainLog(home.audit_path),
                 clean=lambda text, patient: text,  # noqa: ARG005  what cleans notes has tests of its own
             )
-            if beside is not None:
-                beside(home, table, ChainLog(home.audit_path))
             (home.data("tiny") / "dataset.json").write_bytes(canonical_json(dataset))
         return Clinics(consortium=consortium, schema=schema)
 

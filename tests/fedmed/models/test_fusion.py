@@ -11,10 +11,7 @@ from PIL import Image as Picture
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from fedmed.audit import ChainLog
-from fedmed.data.imaging import prepare_images
 from fedmed.data.schema import Column, ImagePart, Schema, Target, TextPart
-from fedmed.deid.pseudonyms import Pseudonyms
 from fedmed.models import (
     Architecture,
     attach_adapter,
@@ -29,7 +26,6 @@ from fedmed.privacy.engine import per_record_gradients, train_private
 from fedmed.privacy.noise import SeededNoise
 from fedmed.records import ModelSpec
 from fedmed.rows import END, image_rows, text_rows
-from fedmed_site.home import SiteHome
 
 SIZE, CHARACTERS = 16, 8
 IMAGE = SIZE * SIZE + 1
@@ -178,11 +174,7 @@ def test_two_private_rounds_with_missing_modalities(spec: ModelSpec, clinics: An
         for _ in range(3)
     ]  # fmt: skip
 
-    def store(home: SiteHome, table: Path, log: ChainLog) -> None:
-        token = Pseudonyms(home.pseudonym_key_path.read_bytes()).token
-        prepare_images(table, tmp_path, schema=SCHEMA, token=token, out_dir=home.data("tiny"), log=log)
-
-    sites = clinics(SCHEMA, tables, beside=store)
+    sites = clinics(SCHEMA, tables)
     plan = sites.plan(spec, features=CHARACTERS + IMAGE + 1)
     result = sites.train(plan, tmp_path / "state")
     _, module = load_module(result / "base", expected_digest=folder_digest(result / "base"))

@@ -32,7 +32,7 @@ from fedmed.records import LoraRule, ModelSpec, Precision, TrainingSpec
 from fedmed.rows import text_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT's own
-FAMILIES = ("bert", "roberta", "xlm-roberta", "deberta", "deberta-v2", "electra", "distilbert")
+FAMILIES = ("bert", "roberta", "xlm-roberta", "deberta", "deberta-v2", "electra", "distilbert", "mpnet")
 SCHEMA = Schema(
     name="tiny",
     file="{site}.csv",
@@ -213,7 +213,7 @@ def _other_tokenizer(folder: Path) -> None:
         (_configured(hidden_size=32), "the weights are not those of its config.json"),
         (_adapter, "expected a whole model, found an adapter"),
         (_no_tokenizer, r"expected a tokenizer \(tokenizer.json\)"),
-        (_other_tokenizer, "the tokenizer does not match the model: it makes tokens up to 999, the model has 300"),
+        (_other_tokenizer, "the tokenizer does not match the model: it makes tokens up to 999, the model has 200"),
         (_configured(pad_token_id=7), "the tokenizer does not match the model: pad is token 0"),
         (shutil.rmtree, "expected a model folder"),
     ],

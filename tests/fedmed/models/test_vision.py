@@ -11,16 +11,12 @@ from PIL import Image as Picture
 from torch import nn
 from transformers import AutoModelForImageClassification
 
-from fedmed.audit import ChainLog
-from fedmed.data.imaging import prepare_images
 from fedmed.data.schema import Column, ImagePart, Schema, Target
-from fedmed.deid.pseudonyms import Pseudonyms
 from fedmed.models import Architecture, attach_adapter, build_module, folder_digest, load_module, record_losses
 from fedmed.models.vision import flipped_and_shifted
 from fedmed.privacy.engine import per_record_gradients, train_private
 from fedmed.privacy.noise import SeededNoise
 from fedmed.records import ModelSpec
-from fedmed_site.home import SiteHome
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT's own
 SIZE, WIDTH = 12, 12 * 12 + 1
@@ -55,12 +51,6 @@ def images(count: int, *, seed: int = 3) -> torch.Tensor:
     return values
 
 
-def store(home: SiteHome, table: Path, log: ChainLog) -> None:
-    """Prepare a clinic's images beside its table."""
-    token = Pseudonyms(home.pseudonym_key_path.read_bytes()).token
-    prepare_images(table, table.parent, schema=SCHEMA, token=token, out_dir=home.data("tiny"), log=log)
-
-
 @pytest.mark.parametrize("family", ["vit", "resnet"])
 def test_two_private_rounds_and_the_adapter_loads_in_plain_peft(
     family: str, image_folder: Any, clinics: Any, tmp_path: Path
@@ -76,7 +66,7 @@ def test_two_private_rounds_and_the_adapter_loads_in_plain_peft(
             Picture.fromarray(values.astype(np.uint8)).save(tmp_path / f"{place}-{number}.png")
             rows.append(f"p{number},{place}-{number}.png,{label}")
         tables.append([*rows, "broken,missing.png,1"])
-    sites = clinics(SCHEMA, tables, beside=store)
+    sites = clinics(SCHEMA, tables)
     plan = sites.plan(spec_of(image_folder(family)), features=WIDTH)
     result = sites.train(plan, tmp_path / "state")
     _, module = load_module(result / "base", expected_digest=folder_digest(result / "base"))
