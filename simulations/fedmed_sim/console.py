@@ -85,6 +85,9 @@ class RunConsole:
             table.add_row(row.name, row.accuracy, *row.measures, row.epsilon)
         out = Console()
         out.print(table)
+        if summary.left_out:
+            said = ", ".join(f"{count} {reason}" for reason, count in summary.left_out.items())
+            out.print(f"Rows of the publisher that no site has: {said}", highlight=False, markup=False, soft_wrap=True)
         for site, counts in summary.records.items():
             if counts.skipped:
                 said = ", ".join(f"{count} {reason}" for reason, count in counts.skipped.items())

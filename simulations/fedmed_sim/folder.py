@@ -39,6 +39,11 @@ class RunFolder:
         return self.hospitals / "planted.json"
 
     @property
+    def left_out(self) -> Path:
+        """How many of a publisher's rows no site got, by reason."""
+        return self.root / "left_out.json"
+
+    @property
     def sites(self) -> Path:
         """One folder per site."""
         return self.root / "sites"

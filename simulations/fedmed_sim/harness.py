@@ -51,7 +51,7 @@ from fedmed_sim.entropy import SimulatedEntropy
 from fedmed_sim.folder import RunFolder
 from fedmed_sim.leaks import LeakReport, LeakSearch
 from fedmed_sim.plans import SharedNoise, plan_of, privacy_spec, sequence_digest, without_consolidation
-from fedmed_sim.preparation import planted_identifiers, prepare_base, prepare_sites
+from fedmed_sim.preparation import planted_identifiers, prepare_base, prepare_sites, rows_left_out
 from fedmed_sim.settings import SimulationSettings
 from fedmed_sim.summary import (
     SUMMARY_VERSION,
@@ -212,12 +212,14 @@ class Simulation:
             aggregation=self._aggregation(plan, results, names),
             leaks=leaks,
             records={name: SiteAgent.open(self._folder.sites / name).datasets.counts(plan.data) for name in names},
+            left_out=rows_left_out(self._folder),
             seconds={phase: round(seconds, 3) for phase, seconds in self._seconds.items()},
             warnings=warnings_of(
                 plans,
                 results,
                 secure=secure,
                 keys_from_seed=plan.privacy.noise == "simulated-seed" and self._deployment is None,
+                roster=read_roster(self._folder) if secure else None,
             ),
         )
         write_atomic(self._folder.summary, msgspec.json.format(canonical_json(summary), indent=2), mode=0o644)

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fedmed.privacy.plan import Accountant, Event, calibrate
-from fedmed.privacy.skellam import noise_units
 from fedmed.records import ContinualSpec, FisherKind, Plan, PrivacySpec, digest
 from fedmed.secagg.roster import Policy
+from fedmed_server.shared_noise import Released, shared_distance
 from fedmed_sim.settings import SimulationSettings, views
 
 
@@ -31,22 +31,19 @@ class SharedNoise:
     def distance(self, settings: SimulationSettings, noise_multiplier: float) -> float:
         """Return how far the noise of any sum that the run releases is from a Gaussian at most, rounded up."""
         release = noise_multiplier * settings.privacy.release_noise_ratio
-        sums = [("delta", settings.plan.learning_rate * settings.privacy.clip_norm, noise_multiplier, self.size)]
+        step = settings.plan.learning_rate * settings.privacy.clip_norm
+        sums = [Released(segment="delta", clip_norm=step, noise_multiplier=noise_multiplier, size=self.size)]
         if len(settings.scenario.studies) > 1:
-            sums.append(("fisher", settings.plan.fisher_clip_norm, release, self._fisher_size(settings)))
+            sums.append(
+                Released(
+                    segment="fisher", clip_norm=settings.plan.fisher_clip_norm, noise_multiplier=release,
+                    size=self._fisher_size(settings),
+                )
+            )  # fmt: skip
         if settings.plan.normalisation != "public":
-            sums.append(("delta", 1.0, release, 2 * self.features + 1))
-        segments = {segment.name: segment for segment in self.policy.segments}
-        found = max(
-            noise_units(
-                clip_norm=clip_norm,
-                noise_multiplier=multiplier,
-                unit=2.0 ** segments[name].fraction_bits / self.policy.max_weight,
-                size=size,
-            ).distance
-            for name, clip_norm, multiplier, size in sums
-        )
-        return min(0.999, float(f"{1.05 * found:.1e}"))
+            size = 2 * self.features + 1
+            sums.append(Released(segment="delta", clip_norm=1.0, noise_multiplier=release, size=size))
+        return shared_distance(self.policy, sums)
 
     def _fisher_size(self, settings: SimulationSettings) -> int:
         """Return how long Fisher information is; that of weights has two square ones for each block."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from fedmed.data.pooled import divide
+from fedmed.data.published import published_path
 from fedmed.data.schema import DataSet, locate, sites_under
 from fedmed.deid.policy import DeidPolicy
 from fedmed.deid.tabular import DeidReport
@@ -22,7 +23,7 @@ from fedmed.errors import ConfigError, DataError
 from fedmed.files import write_atomic
 from fedmed.learning.machine import Machine
 from fedmed.learning.pretrain import pretrain_base
-from fedmed.models import Architecture, build_module, folder_digest, save_base
+from fedmed.models import Architecture, build_module, folder_digest, require_readable, save_base
 from fedmed.models.reading import require_precision
 from fedmed.records import MachineSpec, canonical_json
 from fedmed.secagg.shamir import Entropy
@@ -106,6 +107,7 @@ def prepare_base(settings: SimulationSettings, folder: RunFolder, names: Sequenc
         architecture = Architecture.of(settings.model, features=features, classes=classes)
         module = build_module(architecture, seed=settings.seed)
         require_precision(module, settings.model.precision)
+        require_readable(module, architecture)
         pretrain_base(module, features=features, seed=settings.seed)
         save_base(folder.base, architecture, module)
     base_digest = folder_digest(folder.base)
@@ -128,13 +130,21 @@ def planted_identifiers(folder: RunFolder) -> tuple[str, ...]:
     return msgspec.json.decode(folder.planted.read_bytes(), type=tuple[str, ...])
 
 
+def rows_left_out(folder: RunFolder) -> dict[str, int] | None:
+    """Return how many of a publisher's rows no site got, by reason; None where each site has a file of its own."""
+    if not folder.left_out.is_file():
+        return None
+    return msgspec.json.decode(folder.left_out.read_bytes(), type=dict[str, int])
+
+
 def _raw_tables(settings: SimulationSettings, folder: RunFolder) -> tuple[Path, tuple[str, ...]]:
     """Return where the raw tables are and whose they are; synthetic ones are written first."""
     if settings.data.root is not None:
         root = Path(settings.data.root)
         pooled = settings.data.pooled
-        if pooled is not None and (root / pooled.file).is_file():
-            divide(root, settings.data, folder.hospitals)
+        if pooled is not None and published_path(root, pooled.file, pooled) is not None:
+            divided = divide(root, settings.data, folder.hospitals)
+            write_atomic(folder.left_out, canonical_json(divided.left_out), mode=0o644)
             root = folder.hospitals
         return root, sites_under(root, settings.data.schema)
     if settings.data.name != SYNTHETIC:
@@ -161,7 +171,8 @@ def _pseudonym_key(settings: SimulationSettings, name: str, source: Path) -> byt
 
 
 def _no_root(data: DataSet) -> str:
-    return f"data.root: expected the folder of {data.name}'s files, got null; {data.schema.obtain or 'set data.root'}"
+    obtain = (data.pooled.obtain if data.pooled else "") or data.schema.obtain or "set data.root"
+    return f"data.root: expected the folder of {data.name}'s files, got null; {obtain}"
 
 
 def _policy(settings: SimulationSettings) -> SitePolicy:

@@ -19,6 +19,8 @@ from fedmed.models.scoring import area_under_curve, macro_f1
 from fedmed.models.survival import concordance
 from fedmed.records import Plan
 from fedmed.released import StudyResult
+from fedmed.secagg.roster import Roster
+from fedmed_server.shared_noise import honest_sites
 from fedmed_sim.leaks import LeakReport
 from fedmed_site.datasets import RecordCounts
 from fedmed_site.evaluations import FINAL, EvaluationRecord
@@ -103,6 +105,8 @@ class Summary:
     warnings: tuple[str, ...]
     machine: str | None = None
     """What computed, and in what precision; null in summaries of older versions."""
+    left_out: dict[str, int] | None = None
+    """Rows of a publisher's files of all sites that no site got, by reason; null where each site has its own."""
 
 
 Evaluations = Mapping[str, Sequence[EvaluationRecord]]
@@ -160,7 +164,12 @@ def shown(figure: float | None) -> str:
 
 
 def warnings_of(
-    plans: Sequence[Plan], results: Sequence[StudyResult], *, secure: bool, keys_from_seed: bool
+    plans: Sequence[Plan],
+    results: Sequence[StudyResult],
+    *,
+    secure: bool,
+    keys_from_seed: bool,
+    roster: Roster | None = None,
 ) -> tuple[str, ...]:
     """Return what a reader must know before believing the numbers.
 
@@ -169,6 +178,7 @@ def warnings_of(
         results: Theirs.
         secure: Whether aggregation was.
         keys_from_seed: Whether keys and masks repeat.
+        roster: What secure aggregation stood on.
     """
     plan = plans[-1]
     found = []
@@ -183,13 +193,26 @@ def warnings_of(
     if plan.privacy.trust_model == "distributed":
         found.append(
             "the noise is shared by the sites: the promise holds for the released sums, and while no more sites side"
-            " with the coordinator than the roster's max_corrupt; one site's own upload is hidden by masks only"
+            f" with the coordinator than the roster's max_corrupt{_counted(plan, roster)};"
+            " one site's own upload is hidden by masks only"
         )
     for study, result in zip(plans, results, strict=True):
         missing = sorted(set(result.sites) - set(result.evaluated))
         if missing:
             found.append(f"{study.study}: {', '.join(missing)} did not evaluate the released model")
     return tuple(found)
+
+
+def _counted(plan: Plan, roster: Roster | None) -> str:
+    """Return the figures that a promise of shared noise stands on."""
+    if roster is None:
+        return ""
+    policy, cohort = roster.policy, plan.aggregation.sites_per_round or len(roster.sites)
+    honest = honest_sites(policy, cohort=cohort)
+    return (
+        f" ({policy.max_corrupt} of {cohort}; each sum covers at least {policy.gate(policy.threshold_floor(cohort))}"
+        f" sites and has the shares of {honest} honest ones, or of {honest - 1} against one of them)"
+    )
 
 
 def _mean(accuracy: Mapping[str, float]) -> float | None:

@@ -204,12 +204,15 @@ def _is_prefix(which: str, digest: str) -> bool:
     return len(which) >= 6 and digest.startswith(which.lower())
 
 
+_SHARED = "the sites share the noise: only sums are protected, if no more sites side with the coordinator than agreed"
+
+
 def _asks_for(entry: StudyEntry) -> Iterator[str]:
     yield f"study        {entry.study}"
     yield f"plan         {entry.digest}"
     yield f"data         {entry.dataset}, to learn {entry.target}"
     yield f"model        {entry.model_family}, {entry.rounds} rounds, base {entry.base_digest[:_DIGEST_SHOWN]}"
-    trust = {"local": "this site adds all of the noise itself", "distributed": "the sites share the noise"}
+    trust = {"local": "this site adds all of the noise itself", "distributed": _SHARED}
     if entry.epsilon is None:
         yield "privacy      none: what is learned from these records can leak"
     else:

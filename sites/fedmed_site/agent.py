@@ -236,6 +236,10 @@ class SiteAgent:
         stored = self._replies.find(task)
         if stored is None or spent(stored):
             edition = 0 if stored is None else stored.edition + 1
+            if edition >= plan.aggregation.attempts:
+                raise RefusedError(
+                    f"this round was worked {edition} times here, as often as the plan allows; each time is charged"
+                )
             self._hours.require(self._policy, task.plan_digest, now=self._now())
             with self._hours.measured(task.plan_digest, now=self._now):
                 stored = Stored(answer=self._trainer().work(plan, task, edition=edition), edition=edition)

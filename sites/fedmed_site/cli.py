@@ -23,9 +23,11 @@ from fedmed_site import (
     admin_cli,
     deidentification_cli,
     holdings_cli,
+    keys_cli,
     leaving_cli,
     machine_cli,
     models_cli,
+    noised_cli,
     policy_cli,
     receipts_cli,
 )
@@ -86,6 +88,8 @@ def _site_parser() -> Parser:
     leaving_cli.add_commands(commands)
     receipts_cli.add_commands(commands)
     deidentification_cli.add_commands(commands)
+    keys_cli.add_commands(commands)
+    noised_cli.add_commands(commands)
     budget = commands.add_parser("budget", help="the privacy budget: show, cap, verify, export", allow_abbrev=False)
     add_budget(budget.add_subparsers(title="commands", metavar="COMMAND", required=True))
     return parser

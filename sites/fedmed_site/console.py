@@ -66,8 +66,8 @@ def home_path(parsed: argparse.Namespace) -> Path:
     return Path(named) if named else Path.home() / ".local" / "share" / "fedmed"
 
 
-def opened(parsed: argparse.Namespace) -> SiteHome:
-    """Return the site that a command is about.
+def opened(parsed: argparse.Namespace, *, key_rotation: bool = False) -> SiteHome:
+    """Return the site that a command is about; only the rotation of its seal key opens it between keys.
 
     Raises:
         UsageError: There is none, or it belongs to another user: what root writes there, the agent can't read.
@@ -87,7 +87,7 @@ def opened(parsed: argparse.Namespace) -> SiteHome:
         raise UsageError(
             f"{path} belongs to {name}, and this is {user_name(os.geteuid())}; run it with: sudo -u {name}"
         )
-    return SiteHome.open(path)
+    return SiteHome.open(path, key_rotation=key_rotation)
 
 
 def user_name(uid: int) -> str:

@@ -34,6 +34,7 @@ from fedmed_site.home import SiteHome
 from fedmed_site.manifest import KEYS_FOLDER
 
 QUARANTINE = "quarantine"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +79,15 @@ class DataKeys:
 
     def _of(self, name: str, *, dry_run: bool) -> DataKey:
         path = self._path(name)
-        seal_key = self.home.seal_key_path.read_bytes()
         if not path.is_file() and dry_run:
             return DataKey.generate()
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        with locked(path.parent / ".lock"):
+        with locked(path.parent / LOCK):  # a rotation of the seal key holds it too
+            seal_key = self.home.seal_key_path.read_bytes()
             if not path.is_file():
                 wrapped = wrap_for_site(DataKey.generate(), site=self.home.record().name, site_key=seal_key)
                 write_atomic(path, canonical_json(wrapped))
-        return unwrap_by_site(self._read(path), site_key=seal_key)
+            return unwrap_by_site(self._read(path), site_key=seal_key)
 
     def _path(self, name: str) -> Path:
         return self.home.keys / "data" / f"{name}.json"

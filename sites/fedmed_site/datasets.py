@@ -18,23 +18,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import polars as pl
+
 from fedmed.audit import ChainLog, Scalar
 from fedmed.data.jsonl import table_of
 from fedmed.data.parts import IMAGES_FILE, IMAGES_KIND
-from fedmed.data.schema import DataSet
-from fedmed.data.source import Cohort, Split, View
+from fedmed.data.schema import DataSet, ImagePart, Schema
+from fedmed.data.source import Cohort, Source, Split, View
 from fedmed.data.stored import seal_of, sealed_path
 from fedmed.data.tabular import RowSource, TabularSource, row_names, vouched_table
-from fedmed.deid.policy import DeidPolicy
-from fedmed.deid.pseudonyms import Pseudonyms
+from fedmed.deid.policy import DeidPolicy, SchemaFacts
 from fedmed.deid.tabular import AUDIT_KIND, TABLE_FILE, DeidReport, deidentify_table
 from fedmed.deid.text import NoteCleaner, TextOptions
-from fedmed.errors import RefusedError
+from fedmed.errors import RefusedError, UsageError
 from fedmed.files import write_atomic
 from fedmed.records import DataSpec, canonical_json, decode
 from fedmed_site.data_keys import DataKeys
 from fedmed_site.home import SiteHome
 from fedmed_site.item_sets import REGISTERED_KIND, ItemSet, Opened, check_registered, item_set_of, open_items
+from fedmed_site.raw_rows import numbered_table
 
 if TYPE_CHECKING:
     from fedmed.data.imaging import ImagesReport  # it imports pydicom
@@ -93,36 +95,51 @@ class DataSets:
         Raises:
             DataError: The table is not what the schema says; nothing is kept of it.
         """
-        key, out = self.home.pseudonym_key_path.read_bytes(), self._folder(dataset.name)
-        data_key = DataKeys(self.home).of_dataset(dataset.name)
         with table_of(source, dataset.schema) as table:
-            report = deidentify_table(
-                table,
-                schema=dataset.schema,
-                policy=policy,
-                key=key,
-                out_dir=out,
-                log=self.log,
-                clean=Notes(key) if policy.free_text == "clean" else None,
-                seal=seal_of(dataset.name, TABLE_FILE, data_key),
-                named=source.name,
-            )
-            if dataset.schema.image is not None:
-                from fedmed.data.imaging import prepare_images  # noqa: PLC0415  it imports pydicom
-
-                prepare_images(
-                    table,
-                    source.parent,
-                    schema=dataset.schema,
-                    token=Pseudonyms(key).token,
-                    out_dir=out,
-                    log=self.log,
-                    key=data_key,
-                    named=source.name,
-                )
+            if dataset.schema.image is None:
+                report = self._cleaned(table, dataset.schema, dataset.schema, policy, source.name)
+            else:
+                report = self._with_images(table, source, dataset.schema, dataset.schema.image, policy)
         self._items_path(dataset.name).unlink(missing_ok=True)
         self._describe(dataset)
         return report
+
+    def _with_images(
+        self, table: Path, source: Path, schema: Schema, part: ImagePart, policy: DeidPolicy
+    ) -> DeidReport:
+        """De-identify a table whose rows name images, and keep those under the numbers that stand for their names."""
+        from fedmed.data.imaging import prepare_images  # noqa: PLC0415  it imports pydicom
+
+        if policy.keep and part.column not in policy.keep:
+            policy = replace(policy, keep=(*policy.keep, part.column))
+        with numbered_table(table, schema) as (raw, door, named):
+            report = self._cleaned(raw, schema, door, policy, source.name)
+        prepare_images(
+            named,
+            source.parent,
+            schema=schema,
+            table=report.output_sha256,
+            out_dir=self._folder(schema.name),
+            log=self.log,
+            key=DataKeys(self.home).of_dataset(schema.name),
+            source=source.name,
+        )
+        return report
+
+    def _cleaned(self, table: Path, schema: Schema, door: SchemaFacts, policy: DeidPolicy, named: str) -> DeidReport:
+        """Keep a de-identified table."""
+        key, out = self.home.pseudonym_key_path.read_bytes(), self._folder(schema.name)
+        return deidentify_table(
+            table,
+            schema=door,
+            policy=policy,
+            key=key,
+            out_dir=out,
+            log=self.log,
+            clean=Notes(key) if policy.free_text == "clean" else None,
+            seal=seal_of(schema.name, TABLE_FILE, DataKeys(self.home).of_dataset(schema.name)),
+            named=named,
+        )
 
     def register(self, out: Path, dataset: DataSet) -> Opened:
         """Keep the items of the folder `out`, which `deidentify` wrote, as `dataset.name`; they stay where they are.
@@ -250,7 +267,7 @@ class DataSets:
         bodies = [e.body for e in self.log.entries() if e.kind == kind and e.body.get("schema_name") == name]
         return bodies[-1] if bodies else {}
 
-    def source(self, name: str) -> RowSource:
+    def source(self, name: str) -> Source:
         """Return the records of a data set, opened in memory.
 
         Raises:
@@ -267,6 +284,21 @@ class DataSets:
         return TabularSource(
             self.home.data(name), schema=dataset.schema, split=dataset.split, log=self.log, site=site, key=key
         )
+
+    def table(self, name: str) -> pl.DataFrame:
+        """Return the de-identified table of a data set, opened in memory.
+
+        Raises:
+            UsageError: There is no such data set.
+            IntegrityError: The audit log does not vouch for every byte.
+        """
+        if not name.replace("-", "").replace("_", "").isalnum() or not self.holds(name):
+            raise UsageError(f"this site holds no data set {name!r}; prepare it first")
+        dataset, held, entries = self._dataset(name), self._items(name), self.log.entries()
+        check_registered(entries, dataset.schema, held)
+        if held is not None:
+            return open_items(self.home, entries, dataset, held).table
+        return vouched_table(self.home.data(name), dataset.schema, self.log, key=DataKeys(self.home).of_dataset(name))
 
     def verify(self, name: str) -> str:
         """Return in words what a data set is, after comparing every byte of it with the audit log.

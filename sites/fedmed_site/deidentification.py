@@ -30,6 +30,7 @@ from fedmed.audit import ChainLog, Scalar
 from fedmed.data.schema import Schema
 from fedmed.deid.dicom.table import table_digest
 from fedmed.deid.pseudonyms import Pseudonyms
+from fedmed.deid.readers import SqlTable
 from fedmed.errors import UsageError
 from fedmed.files import append_durable, locked, write_atomic
 from fedmed.records import canonical_json, digest
@@ -41,6 +42,7 @@ from fedmed_site.deidentification_nifti import pair_of
 from fedmed_site.deidentification_policy import Choices
 from fedmed_site.deidentification_pool import clean_all
 from fedmed_site.deidentification_schema import SchemaColumns
+from fedmed_site.deidentification_sql import relative_name
 from fedmed_site.home import SiteHome
 from fedmed_site.manifest import (
     BATCH_FILE,
@@ -64,6 +66,8 @@ from fedmed_site.manifest import (
     register,
 )
 
+Files = Callable[[], Iterator[tuple[str, Path | SqlTable]]]
+
 RECORDS_AT_ONCE = 64
 PREVIEW_FILES = ("preview.html", "preview.json", "quarantine.csv", "quarantine-reasons.csv")
 
@@ -72,7 +76,7 @@ PREVIEW_FILES = ("preview.html", "preview.json", "quarantine.csv", "quarantine-r
 class Request:
     """What the person at the terminal asked for."""
 
-    source: Path
+    source: Path | SqlTable
     out: Path
     choices: Choices
     form: Form = "sealed"
@@ -198,11 +202,14 @@ class _Run:
         self._waiting.clear()
 
 
-def walk(source: Path) -> Iterator[tuple[str, Path]]:
+def walk(source: Path | SqlTable) -> Iterator[tuple[str, Path | SqlTable]]:
     """Yield everything of a source that is not a folder, in a fixed order, with its path below the source.
 
-    Symbolic links are yielded, not followed; so is a folder that cannot be listed.
+    Symbolic links are yielded, not followed; so is a folder that cannot be listed. A database table is one item.
     """
+    if isinstance(source, SqlTable):
+        yield relative_name(source), source
+        return
     if not source.is_dir() or source.is_symlink():
         yield source.name, source
         return
@@ -223,19 +230,21 @@ def _below(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:
             yield f"{prefix}{entry.name}", Path(entry.path)
 
 
-def _check_paths(home: SiteHome, request: Request) -> Callable[[], Iterator[tuple[str, Path]]]:
+def _check_paths(home: SiteHome, request: Request) -> Files:
     """Return how to walk the source, or raise if a path is wrong."""
     source, out = request.source, request.out
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"expected a folder at {out}, found a file; choose another --out")
+    if request.workers < 1:
+        raise UsageError(f"--workers must be at least 1, got {request.workers}")
+    if isinstance(source, SqlTable):
+        return lambda: walk(source)
     if not source.exists():
         raise UsageError(f"no source at {source}; expected a file or a folder of DICOM, tables or notes")
     if source.is_dir() and not os.access(source, os.R_OK | os.X_OK):
         raise UsageError(f"the source {source} cannot be listed; give this account the right to read it")
     if not source.is_dir() and not os.access(source, os.R_OK):
         raise UsageError(f"the source {source} cannot be read; give this account the right to read it")
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"expected a folder at {out}, found a file; choose another --out")
-    if request.workers < 1:
-        raise UsageError(f"--workers must be at least 1, got {request.workers}")
     inside, outside = out.resolve(), source.resolve()
     if inside.is_relative_to(outside) or outside.is_relative_to(inside):
         raise UsageError("source and output lie inside each other; choose an output folder elsewhere")
@@ -272,7 +281,7 @@ def _columns(request: Request) -> Columns | SchemaColumns:
     first = next(tables, None)
     if first is None:
         return Columns()
-    decisions, unread = propose_columns(chain([first], tables))
+    decisions, unread = propose_columns(chain([first], tables), encoding=request.choices.files.encoding)
     if not decisions:
         return Columns()
     proposal = request.out / COLUMNS_FILE
@@ -284,9 +293,9 @@ def _columns(request: Request) -> Columns | SchemaColumns:
     )
 
 
-def _is_table(path: Path) -> bool:
+def _is_table(path: Path | SqlTable) -> bool:
     try:
-        return kind_of(path) == "table"
+        return isinstance(path, SqlTable) or kind_of(path) == "table"
     except (SetAsideError, OSError):
         return False
 
@@ -325,6 +334,7 @@ def options_digest(choices: Choices, columns: Columns | SchemaColumns, batch: Ba
             "dicom": choices.dicom.digest,
             "nifti": choices.nifti.digest,
             "text": choices.text.digest,
+            "files": choices.files.digest,
             "columns": columns.digest,
             "dicom_table": table_digest(),
             "form": batch.form,
@@ -333,9 +343,7 @@ def options_digest(choices: Choices, columns: Columns | SchemaColumns, batch: Ba
     )
 
 
-def _jobs(
-    files: Callable[[], Iterator[tuple[str, Path]]], request: Request, setting: Setting, known: dict[str, ItemRecord]
-) -> Iterator[Job]:
+def _jobs(files: Files, request: Request, setting: Setting, known: dict[str, ItemRecord]) -> Iterator[Job]:
     """Yield a job for each file, with its last record, which leaves `known`."""
     pseudonyms = Pseudonyms(setting.pseudonym_key)
     for relative, path in files():

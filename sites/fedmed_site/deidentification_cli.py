@@ -21,7 +21,8 @@ from fedmed_site.holdings_cli import described
 
 _RESUME: Final = "the same command goes on where this one stopped"
 _DEIDENTIFY: Final = f"""\
-SOURCE is a file or a folder, at any depth, of DICOM, NIfTI, CSV, Parquet, TXT, or JSONL notes with a `text` field.
+SOURCE is a file or a folder, at any depth, of DICOM, NIfTI, CSV, Parquet, Excel, TXT, or JSONL notes with a
+`text` field.
 Everything else is quarantined with a reason. Symbolic links are not followed. The source is only read.
 
 The order is usually:
@@ -49,7 +50,9 @@ def add_commands(commands: Commands) -> None:
 
 def _add_deidentify(commands: Commands) -> None:
     parser = add(commands, "deidentify", "de-identify files under a policy", _deidentify, after=_DEIDENTIFY)
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="a file or a folder; only read")
+    parser.add_argument("source", type=Path, nargs="?", metavar="SOURCE", help="a file or a folder; only read")
+    parser.add_argument("--sql", metavar="[SCHEMA.]TABLE", help="a database table instead of SOURCE; only read")
+    parser.add_argument("--sql-url-file", type=Path, metavar="F", help="its SQLAlchemy URL; else $FEDMED_SQL_URL_FILE")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder, or that of a stopped run")
     parser.add_argument("--policy", required=True, metavar="NAME|FILE", help="a shipped policy or a YAML file")
     parser.add_argument("--columns", type=Path, metavar="FILE", help="the confirmed columns of the tables")
@@ -80,6 +83,7 @@ def _add_quarantine(commands: Commands) -> None:
 def _deidentify(parsed: argparse.Namespace) -> int:
     from fedmed_site import deidentification as engine  # noqa: PLC0415  other commands start without the engines
     from fedmed_site.deidentification_policy import load_choices  # noqa: PLC0415  likewise
+    from fedmed_site.deidentification_sql import table_at  # noqa: PLC0415  likewise
     from fedmed_site.preview import write_preview  # noqa: PLC0415  likewise
     from fedmed_site.report import report_of, write_report  # noqa: PLC0415  likewise
 
@@ -88,9 +92,11 @@ def _deidentify(parsed: argparse.Namespace) -> int:
         raise UsageError("--recipient is for sealed items; leave out --export, or leave out --recipient")
     if parsed.data is not None and parsed.columns is not None:
         raise UsageError("--data says what the columns are; leave out --columns, or leave out --data")
+    if (parsed.source is None) == (parsed.sql is None):
+        raise UsageError("expected SOURCE or --sql TABLE, and not both")
     choices = load_choices(parsed.policy)
     request = engine.Request(
-        source=parsed.source,
+        source=parsed.source if parsed.sql is None else table_at(parsed.sql, parsed.sql_url_file),
         out=parsed.out,
         choices=choices,
         form="readable" if parsed.export else "sealed",
@@ -115,6 +121,9 @@ def _deidentify(parsed: argparse.Namespace) -> int:
     write_report(report, parsed.out)
     earlier = f" ({result.skipped} of all files were done by an earlier run)" if result.skipped else ""
     say(f"{report.cleaned} files cleaned into {parsed.out / 'items'}{earlier}")
+    if report.left_out:
+        parts = " and ".join(f"{count} {what}" for what, count in report.left_out.items())
+        say(f"{parts} were left out of files that were cleaned: the report says why")
     if report.quarantined:
         reasons = ", ".join(f"{count} {reason}" for reason, count in result.quarantined.items())
         say(f"{report.quarantined} quarantined in {home.root / 'quarantine'}: {reasons}")

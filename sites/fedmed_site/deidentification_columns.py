@@ -8,15 +8,16 @@ Rules:
       proposed as dropped, and the reason says what to fill in.
     * One decision per heading, for all tables of a folder; where they suggest different roles, the stricter stands.
     * A heading that the confirmed file does not list is dropped.
-    * A proposal holds headings and reasons. Where a table has no heading line, its first patient would stand there:
-      the file is for the site's own eyes and is readable by its owner alone.
+    * A proposal holds headings and reasons, for the site's own eyes: it is readable by its owner alone. A table whose
+      first line holds values is passed over, and no column may be called like a value (see `fedmed.deid.headings`).
+    * The audit log calls a column by its number in the confirmed file, so that no heading gets into it.
 
 What it does not do: look at more than the sample that `fedmed.deid.roles` reads.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
@@ -24,10 +25,12 @@ import yaml
 from fedmed.data.schema import Schema
 from fedmed.deid.anonymity import QuasiIdentifier
 from fedmed.deid.confirmed import ConfirmedColumn, ConfirmedTable, Kind, Role
+from fedmed.deid.encodings import Encoding
+from fedmed.deid.headings import value_kind
 from fedmed.deid.hierarchies import HierarchyName
 from fedmed.deid.policy import DeidPolicy, check_fit
 from fedmed.deid.pseudonyms import Pseudonyms
-from fedmed.deid.readers import open_table
+from fedmed.deid.readers import SqlTable, open_table
 from fedmed.deid.roles import Proposal, propose
 from fedmed.errors import FedMedError
 from fedmed.files import write_atomic
@@ -71,6 +74,7 @@ class ColumnDecision:
     reason: str = ""
 
     def __post_init__(self) -> None:
+        require(value_kind(self.name) is None, "a column's name reads as a value; give the table a line of headings")
         _ = self.confirmed
 
     @property
@@ -145,15 +149,17 @@ class Columns:
         )
         table = ConfirmedTable(name=name, columns=tuple(confirmed), delimiter=delimiter, missing=self.missing)
         check_fit(fitted, table)
-        return TablePlan(schema=table, policy=fitted)
+        called = {column.name: f"column-{number}" for number, column in enumerate(self.columns, start=1)}
+        return TablePlan(schema=table, policy=fitted, called=called)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TablePlan:
-    """What `deidentify_table` is told about one table."""
+    """What `deidentify_table` is told about one table, and what the audit log calls its columns if not by name."""
 
     schema: ConfirmedTable | Schema
     policy: DeidPolicy
+    called: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_columns(path: Path, policy: DeidPolicy) -> Columns:
@@ -168,19 +174,22 @@ def read_columns(path: Path, policy: DeidPolicy) -> Columns:
     return columns
 
 
-def propose_columns(tables: Iterable[Path]) -> tuple[list[ColumnDecision], int]:
+def propose_columns(
+    tables: Iterable[Path | SqlTable], *, encoding: Encoding = "detect"
+) -> tuple[list[ColumnDecision], int]:
     """Return a proposal for each heading of the tables, and how many tables could not be read.
 
     A table is read up to its sample, unless each of its headings was seen in enough tables before it: what a person
     confirms holds for all of them, and values that do not fit it are refused when the table is cleaned. A table that
-    cannot be read will be quarantined later and is passed over.
+    cannot be read will be quarantined later and is passed over. `encoding` is what the site says of its files.
     """
     found: dict[str, ColumnDecision] = {}
     seen: Counter[str] = Counter()
     unread = 0
     for path in tables:
         try:
-            reader = open_table(path, keyed=Pseudonyms(bytes(32)).content_hash())  # only read, never shown
+            keyed = Pseudonyms(bytes(32)).content_hash()  # only read, never shown
+            reader = open_table(path, keyed=keyed, encoding=encoding)
             if all(seen[heading] >= _TABLES_PER_HEADING for heading in reader.header):
                 continue
             proposals = propose(reader, sample_rows=_SAMPLE_ROWS)
@@ -257,8 +266,8 @@ def _quasi_identifiers(columns: Sequence[ColumnDecision], policy: DeidPolicy) ->
 
 def _plain(decision: ColumnDecision) -> dict[str, object]:
     plain: dict[str, object] = {"name": decision.name, "role": decision.role, "kind": decision.kind}
-    for field in ("hierarchy", "unit", "low", "high"):
-        value = getattr(decision, field)
+    for fact in ("hierarchy", "unit", "low", "high"):
+        value = getattr(decision, fact)
         if value is not None:
-            plain[field] = value
+            plain[fact] = value
     return plain | {"reason": decision.reason}

@@ -13,6 +13,7 @@ What it does not do: store, seal or record (see `deidentification_items`).
 """
 
 import json
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping
@@ -26,11 +27,13 @@ from fedmed.deid.dicom.files import MAX_FILE_BYTES, clean_bytes, site_keys
 from fedmed.deid.dicom.quarantine import REASONS as DICOM_REASONS
 from fedmed.deid.dicom.quarantine import QuarantineError
 from fedmed.deid.dicom.table import table_digest
+from fedmed.deid.encodings import Encoding, EncodingError, decode
+from fedmed.deid.headings import HeadingsError, check_table
 from fedmed.deid.nifti.quarantine import REASONS as NIFTI_REASONS
 from fedmed.deid.nifti.quarantine import NiftiError
 from fedmed.deid.outgoing import Written
 from fedmed.deid.pseudonyms import Pseudonyms, normalise
-from fedmed.deid.readers import open_table
+from fedmed.deid.readers import EXCEL_SUFFIXES, SqlTable, open_table, reads_excel
 from fedmed.deid.tabular import TABLE_FILE, clean_table
 from fedmed.deid.text import CleanedNote, NoteCleaner
 from fedmed.errors import FedMedError
@@ -42,8 +45,9 @@ from fedmed_site.manifest import ItemKind
 
 MAX_TEXT_BYTES = 256 << 20
 _CHUNK_BYTES = 1 << 20
+_WORKBOOKS = frozenset(EXCEL_SUFFIXES)
 _TABLES, _NOTE, _NOTES, _DICOM = frozenset({".csv", ".parquet"}), ".txt", ".jsonl", frozenset({".dcm", ".dicom"})
-_WHITE = frozenset("\t\n\r\f\v\x85")
+_LINE_END, _SEPARATOR = re.compile("\r\n|\n|\r"), re.compile("[\x85\u2028\u2029]")
 _PATIENT_FIELDS = ("patient", "patient_id", "mrn", "患者编号", "病案号")
 _NAME_FIELDS = ("name", "patient_name", "姓名")
 REASONS: Mapping[str, str] = {
@@ -51,10 +55,12 @@ REASONS: Mapping[str, str] = {
     **NIFTI_REASONS,
     "symbolic-link": "a symbolic link is not followed",
     "not-a-file": "no regular file",
-    "unknown-kind": "neither DICOM, NIfTI, CSV, Parquet, TXT nor JSONL",
+    "unknown-kind": "neither DICOM, NIfTI, CSV, Parquet, Excel, TXT nor JSONL",
+    "no-excel-reader": "no reader for Excel is installed (the extra 'tables'); save the sheet as CSV in UTF-8",
     "empty": "the file is empty",
-    "encoding": "the text is neither UTF-8 nor GB18030, or holds control characters",
+    "encoding": "the text is neither UTF-8 nor believable GB18030 nor what the policy says, or has control characters",
     "no-notes": "no line, or too few lines, are JSON objects with a `text`",
+    "no-headings": "the first line of the table holds values, not the names of its columns",
     "table-refused": "unreadable, no confirmed column, too many bad rows, or no k-anonymity; see site.log",
     "unforeseen": "something that no rule foresees; see site.log",
 }
@@ -77,6 +83,7 @@ class Output:
     file: Written | None
     facts: Mapping[str, Scalar]
     table_digest: str = ""
+    input_hmac: str = ""
 
 
 class Engines:
@@ -92,20 +99,22 @@ class Engines:
         self._notes = NoteCleaner(options=text, key=key)
         self._anonymous = self._notes if text == masking else NoteCleaner(options=masking, key=key)
 
-    def kind_of(self, path: Path) -> ItemKind:
+    def kind_of(self, path: Path | SqlTable) -> ItemKind:
         """Return the kind of a file; under a data set's schema JSON Lines are its table, unless it has no text.
 
         Raises:
             SetAsideError: As the function of this name.
         """
+        if isinstance(path, SqlTable):
+            return "table"
         kind = kind_of(path)
         return "table" if kind == "notes" and self._schema is not None and self._schema.text is not None else kind
 
-    def clean(self, path: Path, kind: ItemKind, *, item: str, work: Path, seal: Seal | None) -> Output:
+    def clean(self, path: Path | SqlTable, kind: ItemKind, *, item: str, work: Path, seal: Seal | None) -> Output:
         """Return the cleaned content of a file.
 
         Args:
-            path: The file.
+            path: The file, or a database table.
             kind: What `kind_of` says of it.
             item: Its keyed name, by which reports call it.
             work: An empty folder for large outputs.
@@ -115,6 +124,8 @@ class Engines:
             SetAsideError: The file is not cleaned.
             OSError: It cannot be read, or `work` not be written.
         """
+        if isinstance(path, SqlTable):
+            return self._plain_table(path, item, work / TABLE_FILE, seal)
         size = path.stat().st_size
         if size == 0:
             raise SetAsideError("empty")
@@ -152,13 +163,14 @@ class Engines:
         return Output(data=data, file=None, facts=facts)
 
     def _note(self, data: bytes) -> Output:
-        cleaned = self._anonymous.clean(decoded(data), patient="")
+        cleaned = self._anonymous.clean(decoded(data, declared=self._choices.files.encoding), patient="")
         return Output(data=cleaned.text.encode(), file=None, facts={"notes": 1} | _kinds(cleaned))
 
     def _lines(self, data: bytes) -> Output:
         kept: list[bytes] = []
         counts: Counter[str] = Counter()
-        lines = [line for line in decoded(data).splitlines() if line.strip()]
+        text = decoded(data, declared=self._choices.files.encoding)
+        lines = [line for line in _LINE_END.split(text) if line.strip()]  # a string may hold other separators
         for line in lines:
             cleaned = self._line(line, counts)
             if cleaned is None:
@@ -188,7 +200,7 @@ class Engines:
         counts.update({name: int(str(count)) for name, count in _kinds(cleaned).items()})
         counts["fields_dropped"] += len(set(note) - {"text", *_PATIENT_FIELDS[:1]})
         token = self._pseudonyms.token(patient) if normalise(patient) else None
-        return json.dumps({"patient": token, "text": cleaned.text}, ensure_ascii=False).encode() + b"\n"
+        return _one_line(json.dumps({"patient": token, "text": cleaned.text}, ensure_ascii=False)).encode() + b"\n"
 
     def _table(self, path: Path, item: str, target: Path, seal: Seal | None) -> Output:
         if self._schema is None or not is_jsonl(path):
@@ -199,22 +211,35 @@ class Engines:
         except FedMedError as error:
             raise SetAsideError("table-refused", str(error).replace(path.name, "the table")) from None
 
-    def _plain_table(self, path: Path, item: str, target: Path, seal: Seal | None, *, notes: bool = False) -> Output:
+    def _plain_table(
+        self, path: Path | SqlTable, item: str, target: Path, seal: Seal | None, *, notes: bool = False
+    ) -> Output:
+        named = path.table if isinstance(path, SqlTable) else path.name
         try:
-            delimiter = delimiter_of(path)
-            reader = open_table(path, keyed=self._pseudonyms.content_hash(), delimiter=delimiter)
+            delimiter = "," if isinstance(path, SqlTable) else delimiter_of(path)
+            encoding = self._choices.files.encoding
+            reader = open_table(path, keyed=self._pseudonyms.content_hash(), delimiter=delimiter, encoding=encoding)
+            if self._schema is None and not isinstance(path, SqlTable):  # a database names its columns
+                check_table(reader)
             plan = self._columns.table(
                 reader.header, self._choices.table, name=f"table-{item[:16]}", delimiter=delimiter, notes=notes
             )
             if all(plan.policy.action(column) in {"drop", "drop-text"} for column in plan.schema.columns):
                 raise SetAsideError("table-refused", "no column of this table is confirmed and kept")
             report, written = clean_table(
-                path, schema=plan.schema, policy=plan.policy, key=self._key, target=target, clean=self._cell, seal=seal
-            )
+                path, schema=plan.schema, policy=plan.policy, key=self._key, target=target, clean=self._cell, seal=seal,
+                encoding=encoding,
+            )  # fmt: skip
+        except EncodingError:
+            raise SetAsideError("encoding") from None
+        except HeadingsError as error:
+            raise SetAsideError("no-headings", str(error).replace(named, "the table")) from None
         except FedMedError as error:
-            raise SetAsideError("table-refused", str(error).replace(path.name, "the table")) from None
-        facts = {name: value for name, value in report.audit_body().items() if name not in _NOT_FACTS}
-        return Output(data=b"", file=written, facts=facts, table_digest=plan.schema.digest)
+            raise SetAsideError("table-refused", str(error).replace(named, "the table")) from None
+        facts = {name: value for name, value in report.audit_body(plan.called).items() if name not in _NOT_FACTS}
+        return Output(
+            data=b"", file=written, facts=facts, table_digest=plan.schema.digest, input_hmac=report.input_hmac
+        )
 
     def _cell(self, text: str, *, patient: str) -> str:
         return self._notes.clean(text, patient=patient).text
@@ -223,11 +248,16 @@ class Engines:
 _NOT_FACTS = frozenset({"input_hmac", "output_sha256", "schema_name", "tool", "tool_version", "key_id"})
 
 
+def _one_line(text: str) -> str:
+    """Return JSON with escapes for the separators that other tools would divide a line at."""
+    return _SEPARATOR.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def kind_of(path: Path) -> ItemKind:
     """Return the kind of a file by its content and suffix.
 
     Raises:
-        SetAsideError: It is a symbolic link, no regular file, or of no kind that is cleaned.
+        SetAsideError: It is a symbolic link, no regular file, or of no kind that is cleaned here.
     """
     if path.is_symlink():
         raise SetAsideError("symbolic-link")
@@ -242,7 +272,9 @@ def kind_of(path: Path) -> ItemKind:
         return kind
     if nifti.is_half(path):
         raise SetAsideError("nifti-pair")
-    if suffix in _TABLES:
+    if suffix in _WORKBOOKS and not reads_excel():
+        raise SetAsideError("no-excel-reader")
+    if suffix in _TABLES or suffix in _WORKBOOKS:
         return "table"
     if suffix == _NOTE:
         return "note"
@@ -251,23 +283,19 @@ def kind_of(path: Path) -> ItemKind:
     raise SetAsideError("unknown-kind")
 
 
-def decoded(data: bytes) -> str:
-    """Return the text of a file in UTF-8 (with or without a mark) or GB18030.
+def decoded(data: bytes, *, declared: Encoding = "detect") -> str:
+    """Return the text of a file in UTF-8 (with or without a mark), GB18030 or what the policy says.
 
     Raises:
-        SetAsideError: It is neither, or holds control characters that no text has.
+        SetAsideError: It is not, or holds control characters that no text has.
     """
-    for encoding in ("utf-8-sig", "gb18030"):
-        try:
-            text = data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        if not any(
-            unicodedata.category(character) in {"Cc", "Cn"} and character not in "\t\n\r\f\v\x85"
-            for character in set(text)
-        ):
-            return text
-    raise SetAsideError("encoding")
+    try:
+        text = decode(data, name="the text", declared=declared)
+    except EncodingError:
+        raise SetAsideError("encoding") from None
+    if any(unicodedata.category(one) in {"Cc", "Cn"} and one not in "\t\n\r\f\v\x85" for one in set(text)):
+        raise SetAsideError("encoding")
+    return text
 
 
 def delimiter_of(path: Path) -> str:

@@ -24,6 +24,7 @@ from pathlib import Path
 import fedmed
 from fedmed.crypto.seal import SEALED_SUFFIX, DataKey, Seal, seal, seal_file
 from fedmed.deid.pseudonyms import Pseudonyms
+from fedmed.deid.readers import SqlTable
 from fedmed.files import write_atomic
 from fedmed_site.deidentification_columns import Columns
 from fedmed_site.deidentification_formats import Engines, Output, SetAsideError
@@ -79,7 +80,7 @@ class Job:
     """
 
     item: str
-    path: Path
+    path: Path | SqlTable
     stem: str
     pair: str
     known: ItemRecord | None
@@ -112,12 +113,12 @@ class Cleaner:
         fingerprint = ""
         try:
             kind = self._engines.kind_of(job.path)
+            if isinstance(job.path, SqlTable):  # nobody knows whether it has changed before it is read: done each time
+                return self._clean(job, job.path, kind, "")
             fingerprint = self._fingerprint(job.path, *decisive(kind, job.path))
             if job.known is not None and self._is_done(job, job.known, fingerprint):
                 return Done(record=job.known, fresh=False)
-            with self._folder() as work:
-                output = self._engines.clean(job.path, kind, item=job.item, work=work, seal=self._seal(job))
-                return Done(record=self._store(job, kind, fingerprint, output), fresh=True)
+            return self._clean(job, job.path, kind, fingerprint)
         except SetAsideError as error:
             return self._set_aside(job, kind, fingerprint or self._tried(job.path), error)
         except OSError as error:
@@ -127,12 +128,20 @@ class Cleaner:
         except Exception as error:  # noqa: BLE001  an unforeseen file must not stop the others, nor its text leak
             return self._set_aside(job, kind, fingerprint, SetAsideError("unforeseen", type(error).__name__))
 
+    def _clean(self, job: Job, source: Path | SqlTable, kind: ItemKind, fingerprint: str) -> Done:
+        with self._folder() as work:
+            output = self._engines.clean(source, kind, item=job.item, work=work, seal=self._seal(job))
+            record = self._store(job, kind, fingerprint or output.input_hmac, output)
+            return Done(record=record, fresh=record != job.known or not isinstance(source, SqlTable))
+
     def crashed(self, job: Job) -> Done:
         """Return the quarantine of a file whose process ended abruptly."""
         return self._set_aside(job, "other", self._tried(job.path), SetAsideError("crashed"))
 
-    def _tried(self, path: Path) -> str:
+    def _tried(self, path: Path | SqlTable) -> str:
         """Return the keyed hash of a file where it can be read, else nothing."""
+        if isinstance(path, SqlTable):
+            return ""
         try:
             return self._fingerprint(path) if path.is_file() and not path.is_symlink() else ""
         except OSError:
@@ -218,7 +227,7 @@ class Cleaner:
     def _keep_copy(self, job: Job) -> bool:
         """Seal a copy of the file as it came into the site's quarantine; say whether that was possible."""
         copy = self._copy(job)
-        if job.path.is_symlink() or not job.path.is_file():
+        if isinstance(job.path, SqlTable) or job.path.is_symlink() or not job.path.is_file():
             return False
         try:
             copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

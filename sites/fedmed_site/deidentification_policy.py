@@ -6,14 +6,14 @@ Rules:
     * A name is one of the shipped presets; anything else is a YAML file with the same keys.
     * The date mode holds everywhere: `shift` moves dates by the same keyed days in all kinds of file; any other mode
       removes them from DICOM and masks them in notes, because those kinds know no coarser date.
-    * A site's own file may add the sections `dicom`, `nifti` and `text`. A file that bears a shipped name may not: its
-      name must go on meaning what it says.
+    * A site's own file may add the sections `dicom`, `nifti`, `text` and `files`. A file that bears a shipped name may
+      not: its name must go on meaning what it says.
 
 What it does not do: decide about the columns of a table (see `deidentification_columns`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Final
 
@@ -21,16 +21,32 @@ import yaml
 
 from fedmed.config import config_dir
 from fedmed.deid.dicom import DicomOptions
+from fedmed.deid.encodings import ENCODINGS, Encoding
 from fedmed.deid.nifti.options import Faces, NiftiOptions, SingleSlices
 from fedmed.deid.policy import DeidPolicy
 from fedmed.deid.preset_names import PRESETS
 from fedmed.deid.presets import policy_from
 from fedmed.deid.text import TextOptions
 from fedmed.errors import ConfigError, UsageError
-from fedmed.records import build
+from fedmed.records import build, digest, require
 
-SECTIONS = ("dicom", "nifti", "text")
+SECTIONS = ("dicom", "nifti", "text", "files")
 _MOST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileOptions:
+    """What the site knows of its files: the encoding of tables and notes that are no UTF-8."""
+
+    encoding: Encoding = "detect"
+
+    def __post_init__(self) -> None:
+        require(self.encoding in ENCODINGS, f"encoding must be one of {', '.join(ENCODINGS)}")
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the options."""
+        return digest(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +57,7 @@ class Choices:
     dicom: DicomOptions
     nifti: NiftiOptions
     text: TextOptions
+    files: FileOptions = field(default_factory=FileOptions)
 
     @property
     def profile(self) -> str:
@@ -85,6 +102,7 @@ def choices_from(mapping: Mapping[str, object]) -> Choices:
         dicom=build({**dicom, **_section(mapping, "dicom")}, DicomOptions, at="policy.dicom"),
         nifti=build(_section(mapping, "nifti"), NiftiOptions, at="policy.nifti"),
         text=build({**text, **_section(mapping, "text")}, TextOptions, at="policy.text"),
+        files=build(_section(mapping, "files"), FileOptions, at="policy.files"),
     )
     if choices.dicom.dates == "keep" and not shifted:
         raise ConfigError("policy.dicom.dates: expected remove or shift beside coarser dates of tables, got keep")
@@ -139,8 +157,8 @@ def described(choices: Choices) -> dict[str, str]:
         "year": "years only in tables; removed from DICOM, masked in notes",
         "drop": "dropped from tables, removed from DICOM, masked in notes",
     }
-    kept = [field.name.removeprefix("retain_") for field in fields(dicom) if field.name.startswith("retain_")
-            and getattr(dicom, field.name)]  # fmt: skip
+    kept = [one.name.removeprefix("retain_") for one in fields(dicom) if one.name.startswith("retain_")
+            and getattr(dicom, one.name)]  # fmt: skip
     k = f"at least {table.k} patients share every combination of quasi-identifiers" if table.k > 1 else "not asked for"
     return {
         "Dates": dates[table.dates],
@@ -152,4 +170,8 @@ def described(choices: Choices) -> dict[str, str]:
         "NIfTI": _FACES[choices.nifti.faces] + _SLICES[choices.nifti.single_slices],
         "Notes": f"rules for {' and '.join(text.languages)}; dates {'shifted' if text.dates == 'shift' else 'masked'}"
         + ("" if text.tagger is None else "; with a tagger"),
+        "Encoding of text": "UTF-8"
+        if choices.files.encoding == "utf-8"
+        else "UTF-8, else "
+        + ("GB18030 where it reads as Chinese" if choices.files.encoding == "detect" else choices.files.encoding),
     }

@@ -103,6 +103,8 @@ def _register(folder: Path, dataset: "DataSet", home: SiteHome) -> int:
     say(f"{dataset.name}: {found.table.height} rows in {found.items} items, each as recorded, schema {digest}")
     if found.images is not None:
         say(f"images of {len(found.images)} patients")
+    if found.unpaired:
+        say(f"{found.unpaired} rows have no image: of patients with several rows and several series none is known")
     _say_targets(dataset)
     return 0
 

@@ -5,8 +5,8 @@ worker process can pick a site up and a restart forgets nothing.
 
 Layout (version 1):
     site.json                  name, policy, and what of the machine studies may use
-    keys/                      secrets that never leave the machine: pseudonym.key, signing.key, seal.key, and
-                               data/: wrapped data keys
+    keys/                      secrets that never leave the machine: pseudonym.key, signing.key, seal.key
+                               (seal.key.next while it is rotated), and data/: wrapped data keys
     consortium/                the pinned key of the consortium and its signed roster
     secagg/                    sealed state of secure aggregation, and what the current round starts from
     data/NAME/                 schema and de-identified records
@@ -105,15 +105,21 @@ class SiteHome:
         return home
 
     @classmethod
-    def open(cls, root: Path) -> "SiteHome":
+    def open(cls, root: Path, *, key_rotation: bool = False) -> "SiteHome":
         """Return the home of an existing site.
 
+        Args:
+            root: The folder.
+            key_rotation: Whether a rotation of the seal key goes on here; nothing else opens a folder between keys.
+
         Raises:
-            UsageError: There is no site in the folder.
+            UsageError: There is no site in the folder, or a rotation of its seal key was cut short.
         """
         home = cls(root)
         if not home.record_path.is_file():
             raise UsageError(f"expected a site in {root}, found no site.json; create the site first")
+        if home.next_seal_key_path.exists() and not key_rotation:
+            raise UsageError("a rotation of this site's seal key was cut short; finish it with: fedmed site key rotate")
         return home
 
     def record(self) -> SiteRecord:
@@ -144,6 +150,11 @@ class SiteHome:
     def seal_key_path(self) -> Path:
         """The key under which the state of secure aggregation is sealed."""
         return self.keys / "seal.key"
+
+    @property
+    def next_seal_key_path(self) -> Path:
+        """The new seal key, while a rotation is under way."""
+        return self.keys / "seal.key.next"
 
     @property
     def consortium(self) -> Path:

@@ -8,7 +8,8 @@ Rules:
       moved to another place or not recorded refuses the whole data set, and so does a log that lacks an entry.
     * The bytes that are hashed are the bytes that are opened; nothing readable is written, not even for a moment.
     * Tables must have been made under the data set's own schema. A patient's image is found by the patient's token;
-      of several slices the middle one of the longest series stands for the patient.
+      of several slices the middle one of the longest series stands for the patient. Where a patient has several rows
+      and several series, nothing says which belongs to which: such rows have no image, and are counted.
     * What was opened stays in this process's memory until another folder is opened.
 
 What it does not do: de-identify, guard the key (it is wrapped under the site's `keys/seal.key`), or use notes that
@@ -19,7 +20,8 @@ import hashlib
 import io
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -73,11 +75,15 @@ class ItemSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Opened:
-    """The records of a folder in memory; `items` counts all that were checked."""
+    """The records of a folder in memory; `items` counts all that were checked.
+
+    `unpaired` counts the rows of patients who have several rows and several series: which image is whose isn't known.
+    """
 
     table: pl.DataFrame
     images: ImageStore | None
     items: int
+    unpaired: int = 0
 
 
 class _Memory:
@@ -219,8 +225,10 @@ class _Folder:
                 " deidentify again under one policy"
             ) from None
         part = self._schema.image
-        images = None if part is None else self._images(part, set(table[PATIENT].to_list()), slices)
-        return Opened(table=table, images=images, items=len(self.records))
+        if part is None:
+            return Opened(table=table, images=None, items=len(self.records))
+        images, unpaired = self._images(part, Counter(table[PATIENT].to_list()), slices)
+        return Opened(table=table, images=images, items=len(self.records), unpaired=unpaired)
 
     def _check_manifest(self, entries: Sequence[Entry]) -> None:
         batch, path = self._held.batch, self._out / MANIFEST_FILE
@@ -263,16 +271,20 @@ class _Folder:
             yield found, record
 
     def _images(
-        self, part: ImagePart, patients: set[str], slices: Sequence[tuple[Slice, ItemRecord]]
-    ) -> dict[str, Image]:
-        """Return the image of each patient who has one that can be read."""
+        self, part: ImagePart, rows: Mapping[str, int], slices: Sequence[tuple[Slice, ItemRecord]]
+    ) -> tuple[dict[str, Image], int]:
+        """Return the image of each patient who has one that can be read, and the rows whose image isn't known."""
         of_slice = dict(slices)
         by_patient: dict[str, list[Slice]] = {}
         for one in of_slice:
-            if one.patient in patients:
+            if one.patient in rows:
                 by_patient.setdefault(one.patient, []).append(one)
         found: dict[str, Image] = {}
+        unpaired = 0
         for patient, theirs in sorted(by_patient.items()):
+            if rows[patient] > 1 and len({one.series for one in theirs}) > 1:
+                unpaired += rows[patient]
+                continue
             image = next((read for one in best_first(theirs) if (read := self._image(of_slice[one], part)) is not None),
                          None)  # fmt: skip
             if image is not None:
@@ -280,9 +292,10 @@ class _Folder:
         if not found:
             raise DataError(
                 f"data set {self._schema.name}: folder {self._held.batch} holds no image of any patient of its tables;"
-                " check that tables and images name patients alike, and the image part of the schema"
+                " check that tables and images name patients alike, that a patient with several series has one row, and"
+                " the image part of the schema"
             )
-        return found
+        return found, unpaired
 
     def _image(self, record: ItemRecord, part: ImagePart) -> Image | None:
         from fedmed.data.imaging import read_image  # noqa: PLC0415  it imports pydicom

@@ -38,6 +38,7 @@ from fedmed_site.home import SiteHome
 
 KIND: Final = "left-consortium"
 ARCHIVES: Final = "left"
+WRAP_SUFFIX: Final = ".key.json"
 SUFFIX: Final = ".sealed"
 _SEALED: Final = (
     "tls",
@@ -77,7 +78,7 @@ def leave(home: SiteHome, *, by: str, now: datetime, entropy: Callable[[int], by
         OSError: The disk is full; nothing was removed.
     """
     require_member(home)
-    with _alone(home):
+    with alone(home):
         present = [name for name in _SEALED if (home.root / name).exists()]
         folder = home.root / ARCHIVES
         folder.mkdir(exist_ok=True, mode=0o700)
@@ -198,7 +199,7 @@ def _piped(write: Callable[[BinaryIO], None]) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _alone(home: SiteHome) -> Iterator[None]:
+def alone(home: SiteHome) -> Iterator[None]:
     """Hold the locks of the agent, of its appliance and of its socket.
 
     Raises:
@@ -231,7 +232,7 @@ def _key_of(home: SiteHome, archive: Path) -> DataKey:
 
 
 def _wrap_path(archive: Path) -> Path:
-    return archive.with_suffix(".key.json")
+    return archive.with_suffix(WRAP_SUFFIX)
 
 
 def _below(path: Path) -> Iterator[Path]:

@@ -23,6 +23,7 @@ import msgspec
 
 from fedmed.audit import Entry, Scalar
 from fedmed.deid.pseudonyms import Pseudonyms
+from fedmed.deid.readers import SqlTable
 from fedmed.errors import IntegrityError
 from fedmed.files import write_atomic
 from fedmed.records import canonical_json, decode, require
@@ -175,11 +176,12 @@ def batches_folder(home: SiteHome) -> Path:
     return home.root / "batches"
 
 
-def register(home: SiteHome, batch: Batch, *, source: Path, out: Path) -> None:
+def register(home: SiteHome, batch: Batch, *, source: Path | SqlTable, out: Path) -> None:
     """Note, or note anew, where a batch comes from and goes to."""
     folder = batches_folder(home)
     folder.mkdir(mode=0o700, exist_ok=True)
-    entry = Registration(batch=batch, source=_text(source.resolve()), out=kept_place(home, out))
+    named = repr(source) if isinstance(source, SqlTable) else _text(source.resolve())
+    entry = Registration(batch=batch, source=named, out=kept_place(home, out))
     write_atomic(folder / f"{batch.batch}.json", canonical_json(entry))
 
 

@@ -168,6 +168,8 @@ def _predict(parsed: argparse.Namespace) -> int:
     by = user_name(os.getuid())
     done = predict(home, plan, parsed.adapter, parsed.file, parsed.out, by=by, now=utc_now())
     say(f"{done.predicted} records have probabilities, {done.skipped} have none: {parsed.out}")
+    if done.images_missing or done.images_unreadable:
+        say(f"of the former, {done.images_missing} name no image, {done.images_unreadable} have one that can't be read")
     return 0
 
 

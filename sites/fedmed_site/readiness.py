@@ -13,8 +13,8 @@ Rules:
 What it does not do: de-identify, keep anything, show an image, or look at names in notes.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -22,17 +22,18 @@ import polars as pl
 
 import fedmed
 from fedmed.data.jsonl import table_of
-from fedmed.data.labels import labels_of
-from fedmed.data.schema import Column, Schema, Target
+from fedmed.data.pooled import together
+from fedmed.data.schema import Column, DataSet, Schema, Target
 from fedmed_site.doctor import Finding, bad, ok, warn
+from fedmed_site.raw_rows import image_names
 from fedmed_site.readiness_limits import LEAST_K
-from fedmed_site.readiness_measures import determines, drifted, shift_of, shown, shown_parts, spread_of
+from fedmed_site.readiness_measures import drifted, shift_of, shown, spread_of
 from fedmed_site.readiness_table import RawTable, kept_columns, lacking_columns, opened_rows, opened_table, read_table
+from fedmed_site.readiness_targets import TargetPage, target_findings, target_page
 
 READINESS_VERSION: Final = 1
 _MOST_SET_ASIDE: Final = 0.2
 _OFTEN_MISSING: Final = 0.5
-_SUSPECT: Final = 0.8
 _FEW_ROWS: Final = 20
 _FEW_PARTS: Final = 4
 
@@ -48,16 +49,6 @@ class ColumnPage:
     outside: str
     shift: float | None = None
     spread: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TargetPage:
-    """What is said of one target: its classes with counts as shown, and the columns that nearly determine it."""
-
-    name: str
-    classes: Mapping[str, str]
-    without_label: str
-    suspects: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +80,7 @@ def check_table(path: Path, schema: Schema, *, targets: Sequence[str] = (), k: i
     """Return the readiness page of one raw table.
 
     Args:
-        path: CSV, Parquet, Excel or JSON Lines, as the hospital exported it; only read.
+        path: CSV, Parquet, Excel or JSON Lines, compressed or not, as the hospital exported it; only read.
         schema: What its columns are.
         targets: The targets that are to be learned; empty: all of the schema's.
         k: The fewest records that a count may show.
@@ -99,17 +90,43 @@ def check_table(path: Path, schema: Schema, *, targets: Sequence[str] = (), k: i
     """
     wanted = [schema.target(name) for name in targets] or list(schema.targets)
     with table_of(path, schema) as raw:
-        reader = opened_table(raw, schema)
-        lacking = lacking_columns(reader, schema)
-        if lacking:
-            return _page(path.name, schema, k=k, findings=(_missing_columns(lacking, schema),))
-        table = read_table(reader, schema)
-        pictures = tuple(_image_findings(raw, path.parent, schema, k=k)) if table.rows else ()
-    return _judged(path.name, table, schema, wanted, pictures, k=k)
+        return _checked(path.name, raw, path.parent, schema, wanted, k=k)
+
+
+def check_published(root: Path, dataset: DataSet, *, targets: Sequence[str] = (), k: int = LEAST_K) -> Page:
+    """Return the readiness page of all rows that a simulation would take from a publisher's files in `root`.
+
+    Args:
+        root: Where the files are; only read.
+        dataset: Which files they are, and what their columns are.
+        targets: The targets that are to be learned; empty: all of the schema's.
+        k: The fewest records that a count may show.
+
+    Raises:
+        DataError: A file is missing or can't be read or joined, or the schema has no such target.
+    """
+    schema = dataset.schema
+    wanted = [schema.target(name) for name in targets] or list(schema.targets)
+    with together(root, dataset) as (table, divided):
+        page = _checked(root.name, table, root, schema, wanted, k=k)
+    left = [f"{shown(count, k=k)} {reason}" for reason, count in sorted(divided.left_out.items())]
+    return replace(
+        page, findings=(*page.findings, ok("publisher", f"rows that no site gets: {', '.join(left) or '0'}"))
+    )
+
+
+def _checked(name: str, raw: Path, folder: Path, schema: Schema, wanted: Sequence[Target], *, k: int) -> Page:
+    reader = opened_table(raw, schema)
+    lacking = lacking_columns(reader, schema)
+    if lacking:
+        return _page(name, schema, k=k, findings=(_missing_columns(lacking, schema),))
+    table = read_table(reader, schema)
+    pictures = tuple(_image_findings(raw, folder, schema, named=name, k=k)) if table.rows else ()
+    return _judged(name, table, schema, wanted, pictures, k=k)
 
 
 def check_rows(
-    name: str, frame: pl.DataFrame, schema: Schema, *, targets: Sequence[str] = (), k: int = LEAST_K
+    name: str, frame: pl.DataFrame, schema: Schema, *, targets: Sequence[str] = (), k: int = LEAST_K, unpaired: int = 0
 ) -> Page:
     """Return the readiness page of rows that were de-identified under the schema.
 
@@ -119,6 +136,7 @@ def check_rows(
         schema: What their columns are.
         targets: The targets that are to be learned; empty: all of the schema's.
         k: The fewest records that a count may show.
+        unpaired: How many of the rows have no image because their patient has several series and several rows.
 
     Raises:
         DataError: The schema has no such target.
@@ -127,7 +145,13 @@ def check_rows(
     table = opened_rows(frame, schema)
     if isinstance(table, list):
         return _page(name, schema, k=k, findings=(_missing_columns(table, schema),))
-    return _judged(name, table, schema, wanted, (), k=k)
+    pictures = [
+        warn(
+            "images", f"{shown(unpaired, k=k, of=frame.height)} rows have no image: their patients have several rows"
+            " and several series", "prepare the raw table, whose rows name their images",
+        )
+    ]  # fmt: skip
+    return _judged(name, table, schema, wanted, pictures if unpaired else (), k=k)
 
 
 def _judged(
@@ -138,10 +162,10 @@ def _judged(
         return _page(name, schema, k=k, findings=(empty,))
     usable = table.whole & _complete(table, schema)
     columns = tuple(_column_page(column, table, k=k) for column in kept_columns(schema) if column.role != "patient-key")
-    pages = tuple(_target_page(target, table, usable, schema, k=k) for target in wanted)
+    pages = tuple(target_page(target, table, usable, schema, k=k) for target in wanted)
     findings = [*_row_findings(table, usable, schema, k=k), *_patient_findings(table, schema, k=k), *pictures]
     findings += [one for target, page in zip(wanted, pages, strict=True)
-                 for one in _target_findings(target, page, table, usable, schema, k=k)]  # fmt: skip
+                 for one in target_findings(target, page, table, usable, schema, k=k)]  # fmt: skip
     findings += [one for column in kept_columns(schema) for one in _column_findings(column, table, k=k)]
     return _page(name, schema, k=k, findings=tuple(findings), table=table, usable=usable, columns=columns,
                  targets=pages)  # fmt: skip
@@ -184,21 +208,6 @@ def _column_page(column: Column, table: RawTable, *, k: int) -> ColumnPage:
     )  # fmt: skip
 
 
-def _target_page(target: Target, table: RawTable, usable: pl.Series, schema: Schema, *, k: int) -> TargetPage:
-    labels = labels_of(table.values.filter(usable), target, schema)
-    counts = {name: int((labels == place).sum()) for place, name in enumerate(target.classes)}
-    parts = shown_parts({**counts, "": labels.null_count()}, k=k)
-    without = parts.pop("")
-    features = [column for column in kept_columns(schema) if column.is_feature]
-    kept = table.values.filter(usable)
-    suspects = tuple(
-        column.name
-        for column in features
-        if not target.answered and determines(kept[column.name], labels, column, k=k) >= _SUSPECT
-    )
-    return TargetPage(name=target.name, classes=parts, without_label=without, suspects=suspects)
-
-
 def _row_findings(table: RawTable, usable: pl.Series, schema: Schema, *, k: int) -> Iterator[Finding]:
     read, good = table.values.height, int(table.whole.sum())
     aside, total = table.rows - good, _shown_rows(table.rows, k=k)
@@ -223,13 +232,13 @@ def _row_findings(table: RawTable, usable: pl.Series, schema: Schema, *, k: int)
                    if schema.patient_key is None else "remove copies; they count twice")  # fmt: skip
 
 
-def _image_findings(table: Path, folder: Path, schema: Schema, *, k: int) -> Iterator[Finding]:
+def _image_findings(table: Path, folder: Path, schema: Schema, *, named: str, k: int) -> Iterator[Finding]:
     """Yield how many images can be read; each is opened, and none is kept."""
     if schema.image is None:
         return
     from fedmed.data.imaging import count_images  # noqa: PLC0415  it imports pydicom
 
-    found = count_images(table, folder, schema=schema)
+    found = count_images(image_names(table, schema, named=named), folder, schema=schema)
     rows = found.images + found.missing + found.unreadable
     if not found.images:
         yield bad("images", "no image can be read", f"put the files that {schema.image.column} names beside the table")
@@ -239,6 +248,11 @@ def _image_findings(table: Path, folder: Path, schema: Schema, *, k: int) -> Ite
         yield warn("images", said, "such records have no image; export the files again, as DICOM, PNG or NPZ")
     else:
         yield ok("images", f"{_shown_rows(found.images, k=k)} can be read")
+    if found.faint:
+        yield warn(
+            "images", f"{shown(found.faint, k=k, of=rows)} span less than a twentieth of the range that they are given",
+            "set centre and width of the schema's image to the values that matter; else a model sees one grey",
+        )  # fmt: skip
 
 
 def _repeated(table: RawTable) -> int:
@@ -269,41 +283,6 @@ def _with_several(table: RawTable) -> int:
     if table.patients is None:
         return 0
     return int((table.patients.drop_nulls().value_counts()["count"] > 1).sum())
-
-
-def _target_findings(
-    target: Target, page: TargetPage, table: RawTable, usable: pl.Series, schema: Schema, *, k: int
-) -> Iterator[Finding]:
-    name = f"target {target.name}"
-    reasons = table.reasons[target.column]
-    outside = len(reasons) - reasons.null_count()
-    if outside:
-        yield bad(
-            name, f"{shown(outside, k=k, of=len(reasons))} labels in {target.column} are not among the schema's",
-            "correct them in the export; other spellings stand under synonyms, unknown ones under missing",
-        )  # fmt: skip
-    labels = labels_of(table.values.filter(usable), target, schema).drop_nulls()
-    if labels.is_empty():
-        yield bad(name, "no row has a label", "check the column and the target's rule, or leave the study")
-    elif labels.n_unique() == 1 and not target.answered:
-        yield bad(
-            name, "every row has the same class",
-            "check the target's rule and whether the export left a class out; else this site can't take part",
-        )  # fmt: skip
-    else:
-        small = [one for one, count in page.classes.items() if count in {f"< {k}", "0", "hidden"}]
-        found = f"{labels.n_unique()} of {len(target.classes)} classes"
-        if small:
-            yield warn(
-                name, f"{found}; fewer than {k} rows: {len(small)} classes", "a model learns little of them here"
-            )
-        else:
-            yield ok(name, found)
-    for suspect in page.suspects:
-        yield warn(
-            f"leakage {target.name}", f"{suspect} alone nearly determines the class",
-            "look whether it is known only afterwards or follows from the target; if so, make its role ignore",
-        )  # fmt: skip
 
 
 def _column_findings(column: Column, table: RawTable, *, k: int) -> Iterator[Finding]:

@@ -18,16 +18,18 @@ from fedmed_site.holdings_cli import described
 from fedmed_site.readiness_limits import LEAST_K
 
 if TYPE_CHECKING:
+    from fedmed.data.schema import DataSet
     from fedmed_site.readiness import Page
 
 BAD_EXIT: Final = 2
 PAGE_JSON, PAGE_HTML = "readiness.json", "readiness.html"
 _MARKS: Final = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "bad": ("BAD ", "red")}
 _AFTER: Final = f"""\
-SOURCE is a raw table, a folder with the tables that the data set's file names, or one that deidentify wrote: its
-sealed items are opened in memory, each after the site's audit log was asked. It is only read, and no record's
-value is shown: counts below the policy's k (at least {LEAST_K}) are "< k". Exit code 2 if anything would make training
-fail: a column missing, labels outside the schema, one class only, an empty table.
+SOURCE is a raw table, a folder with the tables that the data set's file names, a publisher's files of all sites
+(their folder, or the first of them), or a folder that deidentify wrote: its sealed items are opened in memory, each
+after the site's audit log was asked. It is only read, and no record's value is shown: counts below the policy's k (at
+least {LEAST_K}) are "< k". Exit code 2 if anything would make training fail: a column missing, labels outside the
+schema, one class only, an empty table.
 
   fedmed site check-data processed.cleveland.data --data heart_disease
   fedmed site check-data OUT --data heart_disease --home SITE
@@ -57,7 +59,7 @@ def _run(parsed: argparse.Namespace) -> int:
     from fedmed_site.deidentification_policy import load_choices  # noqa: PLC0415  it imports the engines
     from fedmed_site.item_sets import item_set_of, open_items  # noqa: PLC0415  likewise
     from fedmed_site.manifest import BATCH_FILE  # noqa: PLC0415  likewise
-    from fedmed_site.readiness import check_rows, check_table  # noqa: PLC0415  likewise
+    from fedmed_site.readiness import check_published, check_rows, check_table  # noqa: PLC0415  likewise
     from fedmed_site.readiness_table import tables_in  # noqa: PLC0415  likewise
 
     dataset = described(parsed.data)
@@ -66,8 +68,11 @@ def _run(parsed: argparse.Namespace) -> int:
     if (parsed.source / BATCH_FILE).is_file():
         home = opened(parsed)
         held = item_set_of(home, parsed.source)
-        rows = open_items(home, ChainLog(home.audit_path).entries(), dataset, held).table
-        pages = [check_rows(parsed.source.name, rows, schema, targets=parsed.target, k=k)]
+        items = open_items(home, ChainLog(home.audit_path).entries(), dataset, held)
+        name, targets = parsed.source.name, parsed.target
+        pages = [check_rows(name, items.table, schema, targets=targets, k=k, unpaired=items.unpaired)]
+    elif (published := _published_root(parsed.source, dataset)) is not None:
+        pages = [check_published(published, dataset, targets=parsed.target, k=k)]
     else:
         tables = tables_in(parsed.source, schema) if parsed.source.is_dir() else (parsed.source,)
         pages = [check_table(table, schema, targets=parsed.target, k=k) for table in tables]
@@ -81,6 +86,18 @@ def _run(parsed: argparse.Namespace) -> int:
         if parsed.out is not None:
             say(str(parsed.out / PAGE_HTML))
     return 0 if all(page.ready for page in pages) else BAD_EXIT
+
+
+def _published_root(source: Path, dataset: "DataSet") -> Path | None:
+    """Return the folder with a publisher's files of all sites that SOURCE means: itself, or its first file's."""
+    from fedmed.data.arrays import is_arrays  # noqa: PLC0415  likewise
+    from fedmed.data.published import published_path  # noqa: PLC0415  likewise
+
+    if dataset.pooled is None or is_arrays(Path(dataset.pooled.file)):
+        return None
+    root = source if source.is_dir() else source.parent
+    found = published_path(root, dataset.pooled.file, dataset.pooled)
+    return root if found is not None and source in (root, found) else None
 
 
 def pages_json(pages: "Sequence[Page]") -> bytes:

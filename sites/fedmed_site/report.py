@@ -45,10 +45,18 @@ _ACTIONS = {
     "rows": "Tables: rows",
 }
 
+_LEFT_OUT = {
+    "lines of notes": ("lines_left_out",),
+    "rows of tables": ("rows_quarantined", "rows_incomplete", "anonymity.rows_suppressed"),
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The facts of a folder. `kinds` and `actions` are counts; `quarantine` is reason, meaning and keyed names."""
+    """The facts of a folder. `kinds` and `actions` are counts; `left_out` is what cleaned files lack of their sources.
+
+    `quarantine` is reason, meaning and keyed names.
+    """
 
     site: str
     batch: str
@@ -63,6 +71,7 @@ class Report:
     this_run_skipped: int
     kinds: Mapping[str, Mapping[str, int]]
     actions: Mapping[str, Mapping[str, int]]
+    left_out: Mapping[str, int]
     quarantine: Mapping[str, tuple[str, ...]]
     meanings: Mapping[str, str]
     options_digest: str
@@ -94,6 +103,7 @@ def report_of(result: Result, choices: Choices, *, site: str) -> Report:
         this_run_skipped=result.skipped,
         kinds=_kinds(records),
         actions=_actions(records),
+        left_out=_left_out(records),
         quarantine=quarantine,
         meanings={reason: REASONS.get(reason, "") for reason in quarantine},
         options_digest=result.options_digest,
@@ -135,6 +145,15 @@ def _kinds(records: tuple[ItemRecord, ...]) -> dict[str, dict[str, int]]:
         for kind in KIND_NAMES
         if any(found == kind for found, _ in counts)
     }
+
+
+def _left_out(records: tuple[ItemRecord, ...]) -> dict[str, int]:
+    """Return how many lines and rows of cleaned files did not come out, where there are any."""
+    counts: Counter[str] = Counter()
+    for record in records:
+        for what, names in _LEFT_OUT.items():
+            counts[what] += sum(int(record.facts.get(name) or 0) for name in names)
+    return {what: counts[what] for what in _LEFT_OUT if counts[what]}
 
 
 def _actions(records: tuple[ItemRecord, ...]) -> dict[str, dict[str, int]]:

@@ -10,14 +10,13 @@ Rules:
 What it does not do: draw noise, charge, or know a weight (that depends on records).
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from fedmed.errors import RefusedError
 from fedmed.exchange import SEGMENTS, Work
-from fedmed.privacy.skellam import NoiseUnits, noise_units, require_share
+from fedmed.privacy.skellam import NoiseUnits, noise_units, require_room, require_share
 from fedmed.secagg import store
 from fedmed.secagg.messages import Offer
 from fedmed.secagg.roster import Policy, Segment
@@ -82,7 +81,7 @@ def require_noise(facts: Mapping[str, str | float], segment: Segment, terms: Ter
         unit=2.0**segment.fraction_bits / terms.policy.max_weight,
         size=terms.length(segment),
     )
-    _require_room(units, segment, terms)
+    require_room(units, segment=segment.name, bits=segment.bits, sites=len(terms.offer.cohort), honest=terms.honest)
     if units.distance > float(facts["distance"]):
         raise RefusedError(
             f"expected noise within {float(facts['distance']):.1e} of a Gaussian, the roster's ring gives"
@@ -90,14 +89,3 @@ def require_noise(facts: Mapping[str, str | float], segment: Segment, terms: Ter
         )
     require_share(units.share_variance(terms.honest))
     return units
-
-
-def _require_room(units: NoiseUnits, segment: Segment, terms: Terms) -> None:
-    """Raise unless the sum's noise, twelve deviations of it from every site, stays inside half of the ring."""
-    sites = len(terms.offer.cohort)
-    deviation = units.deviation * math.sqrt(sites / terms.honest)
-    if 12 * deviation > 2.0 ** (segment.bits - 2):
-        raise RefusedError(
-            f"expected room for noise of {deviation:.2g} units in a ring of {segment.bits} bits, got too little;"
-            f" sign a roster with fewer fraction_bits or a larger max_weight for {segment.name}"
-        )

@@ -22,6 +22,7 @@ import torch
 import yaml
 from model_folders import write_image_folder, write_text_folder
 from PIL import Image as Picture
+from safetensors.torch import load_file, save_file
 
 from fedmed.cli import main
 
@@ -182,9 +183,43 @@ def _other_size(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**config, "hidden_size": 24}))
 
 
+def _words_for_numbers(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_attention_heads": "many"}))
+
+
+def _padding_outside(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "pad_token_id": 900}))
+
+
+def _no_numbers(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights[min(weights)].fill_(float("nan"))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _too_large(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    for value in weights.values():
+        value.fill_(1e38)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _few_tokens(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"] = {token: at for token, at in tokenizer["model"]["vocab"].items() if at < 40}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
+        (_words_for_numbers, "the model can't be read"),
+        (_padding_outside, "the model can't be read"),
+        (_no_numbers, "expected weights that are numbers"),
+        (_too_large, "the model's outputs on a trial record are not finite"),
+        (_few_tokens, "the tokenizer does not match the model: it has 40 tokens, the model 300"),
         (_gone, "expected a model folder at"),
         (_without_weights, "expected weights (*.safetensors) in model folder"),
         (_pickle, "the weights are a pickle (pytorch_model.bin), which can run code, so it is not opened"),

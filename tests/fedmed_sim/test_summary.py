@@ -19,6 +19,7 @@ from fedmed.records import (
     digest,
 )
 from fedmed.released import StudyResult
+from fedmed.secagg.roster import Policy, Roster, RosterEntry, Segment
 from fedmed_sim.summary import accuracy_by_site, final_of, mean_accuracy, warnings_of
 from fedmed_site.evaluations import EvaluationRecord
 from fedmed_site.measures import Measures
@@ -144,6 +145,21 @@ def test_insecure_aggregation_is_said_first():
     """Who saw what comes before any number."""
     (warning,) = warnings_of([PLAN], [result()], secure=False, keys_from_seed=False)
     assert warning.startswith("aggregation was insecure: the coordinator saw every site's update")
+
+
+def test_a_promise_of_shared_noise_says_what_it_stands_on():
+    """How many sites may lie, how many a sum covers at least, and how many honest shares that leaves."""
+    training = replace(PLAN.training, local_steps=1, sample_rate=1.0)
+    privacy = replace(PRIVATE, trust_model="distributed", noise="system")
+    plan = replace(PLAN, privacy=privacy, training=training, aggregation=AggregationSpec(kind="secure"))
+    segment = Segment(name="delta", bits=32, kind="signed", clip=1.0, fraction_bits=20, max_length=9)
+    roster = Roster(
+        serial=1,
+        sites=tuple(RosterEntry(site=f"h{place}", signing_key=bytes(31) + bytes([place])) for place in range(7)),
+        policy=Policy(n_min=4, max_corrupt=2, segments=(segment,), max_weight=1.0),
+    )
+    (said,) = warnings_of([plan], [result(plan)], secure=True, keys_from_seed=False, roster=roster)
+    assert "max_corrupt (2 of 7; each sum covers at least 5 sites and has the shares of 3 honest ones, or of 2" in said
 
 
 @pytest.mark.parametrize(

@@ -229,6 +229,39 @@ def test_the_middle_slice_stands_for_a_patient(home: Path, tmp_path: Path) -> No
     assert {row[1:].tobytes() for row in rows} == expected
 
 
+def _second_study(bay: Bay, *, series: bool) -> None:
+    """Give the first patient a second row, and a second series if asked."""
+    import pydicom  # noqa: PLC0415  for images alone
+
+    table = bay.source / "patients.csv"
+    header, first, *others = table.read_text().splitlines()
+    table.write_text("\n".join([header, first, first[:-1] + str(1 - int(first[-1])), *others]) + "\n")
+    if series:
+        path = bay.source / first.split(",")[1]
+        scan = pydicom.dcmread(path)
+        scan.SeriesInstanceUID += ".7"
+        scan.SOPInstanceUID += ".7"
+        scan.file_meta.MediaStorageSOPInstanceUID = scan.SOPInstanceUID
+        scan.save_as(path.with_name("later.dcm"))
+
+
+@pytest.mark.parametrize(("series", "rows"), [(False, 13), (True, 11)])
+def test_nobody_guesses_which_series_a_row_is_about(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], *, series: bool, rows: int
+) -> None:
+    """Two visits and two scans, but nothing says which is whose: such rows are left out and counted, not mispaired."""
+    bay = bay_of("images", tmp_path / "raw")
+    _second_study(bay, series=series)
+    out = deidentified(home, bay, tmp_path / "out")
+    capsys.readouterr()
+    description = out.with_suffix(".yaml")
+    assert cli.site(["prepare", str(out), "--data", str(description), "--home", str(home)]) == 0
+    assert ("2 rows have no image" in capsys.readouterr().out) is series
+    cli.site(["check-data", str(out), "--data", str(description), "--home", str(home)])
+    assert ("< 5 rows have no image" in capsys.readouterr().out) is series
+    assert sum(len(cohort) for cohort in loaded(home, bay)) == rows
+
+
 def _altered(out: Path, home: Path) -> None:
     item = sealed(out)[0]
     data = bytearray(item.read_bytes())

@@ -27,6 +27,7 @@ from federation import (
 
 from fedmed.errors import IntegrityError, RefusedError, SiteFailureError, UsageError
 from fedmed.exchange import Answer, Failure, Round, Task, Work, run_of
+from fedmed.privacy.plan import Event
 from fedmed.records import Plan, canonical_json, digest
 from fedmed.secagg import parcels, store, wire
 from fedmed.secagg.messages import Finish, MaskRequest, Offer, Refusal, ShareRequest, Turn
@@ -179,6 +180,50 @@ def test_shared_noise_that_the_rings_cannot_hold_is_refused_before_anything_is_c
         entries = SiteAgent.open(home).ledger("tiny")._log.entries()
         charges = [str(entry.body["charge_id"]) for entry in entries if entry.kind == "charged"]
         assert [charge.partition("/")[2] for charge in charges] == [f"{work}/0" for work in works if reason is None]
+
+
+@pytest.mark.parametrize("works", [("train.fit",), ("train.fisher",)])
+@pytest.mark.parametrize("trust_model", ["local", "distributed"])
+def test_a_sum_beyond_the_cap_is_refused_before_a_record_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trust_model: str, works: tuple[Work, ...]
+) -> None:
+    """Under secure aggregation too: the ledger says no, nothing is charged or loaded, and the reason is told."""
+    consortium = build_consortium(tmp_path / "capped", sites=3, rows=120, cap_epsilon=50.0)
+    plan = consortium.plan(
+        aggregation=replace(SECURE, attempts=1),
+        training=replace(consortium.plan().training, rounds=1, local_steps=1, sample_rate=1.0),
+        privacy=replace(PRIVATE, trust_model=trust_model, distance=1e-9 if trust_model == "distributed" else 0.0),  # type: ignore[arg-type]
+    )
+    earlier = [Event(noise_multiplier=sigma, sample_rate=1.0, steps=steps) for sigma, steps in ((0.5, 11), (2.0, 1))]
+    for home in consortium.homes:
+        for event in earlier:
+            SiteAgent.open(home).ledger("tiny").charge(f"another study {event.steps}", event, purpose="training")
+    loaded = []
+    monkeypatch.setattr("fedmed_site.datasets.DataSets.load", lambda *_, **__: loaded.append("records"))
+    aggregator = SecureAggregator(
+        plan.aggregation,
+        roster=consortium.roster,
+        store=AttemptStore(tmp_path / "secagg"),
+        rounds=1,
+        receipts=unsigned_receipts(tmp_path),
+    )
+    asked = replace(start_of(plan), works=works)
+    with pytest.raises(SiteFailureError, match="epsilon"):
+        aggregator.collect(consortium.channel(plan), asked, dict(enumerate(consortium.roster.names)))
+    assert loaded == []
+    assert [SiteAgent.open(home).ledger("tiny").events() for home in consortium.homes] == [earlier] * 3
+
+
+def test_a_round_is_worked_anew_as_often_as_the_plan_allows_and_no_more(consortium: Consortium) -> None:
+    """A coordinator that ends every sum at its last step can't spend a site's whole cap under one approved plan."""
+    plan = secure_plan(consortium)
+    agent = SiteAgent.open(consortium.homes[0])
+    task = start_of(plan).task("train.fit")
+    editions = [agent._work(plan, task, spent=lambda _: True).edition for _ in range(plan.aggregation.attempts)]
+    assert editions == [0, 1, 2]
+    with pytest.raises(RefusedError, match="worked 3 times here, as often as the plan allows"):
+        agent._work(plan, task, spent=lambda _: True)
+    assert len(agent.ledger("tiny").events()) == 3
 
 
 def test_a_forged_mask_request_spends_no_budget(consortium: Consortium) -> None:
@@ -470,3 +515,34 @@ def test_a_site_killed_at_any_write_repeats_its_bytes_or_drops_out(consortium: C
             break
     assert len(models) > 20
     assert all(np.abs(model - models[0]).max() < 1e-5 for model in models)
+
+
+@pytest.mark.slow
+def test_a_site_killed_under_shared_noise_is_charged_for_every_share(consortium: Consortium, tmp_path: Path) -> None:
+    """Kill -9 at durable writes of a round and of the Fisher information: each share that may have left is paid.
+
+    A share that was masked once is never used for another sum, so that a restarted site draws anew and pays again.
+    """
+    plan = consortium.plan(
+        aggregation=SECURE,
+        training=replace(consortium.plan().training, rounds=1, local_steps=1, sample_rate=1.0),
+        privacy=replace(PRIVATE, trust_model="distributed", distance=1e-9),
+    )
+    killed = 0
+    for kill_at in range(5, 1 << 10, 9):
+        twin = twin_of(consortium, tmp_path / f"twin-{kill_at}")
+        channel = MortalChannel(twin.homes, canonical_json(plan))
+        channel.kill_at = kill_at
+        twin.runner(plan, tmp_path / f"state-{kill_at}", channel=channel).run()
+        ledger = SiteAgent.open(twin.homes[1]).ledger("tiny")
+        ledger.verify()
+        entries = ledger._log.entries()
+        charged = [entry.body["charge_id"] for entry in entries if entry.kind == "charged"]
+        left = [entry.body["charge_id"] for entry in entries if entry.kind == "released"]
+        assert {"train.fit", "train.fisher"} <= {str(name).split("/")[1] for name in left}
+        assert set(left) <= set(charged)
+        assert len(set(charged)) == len(charged) == len(ledger.events()) >= 2
+        killed += channel.killed
+        if not channel.killed:
+            break
+    assert killed > 3

@@ -1,5 +1,6 @@
 """A raw table is told whether it is ready: what stops training is red, and no record's value is ever shown."""
 
+import gzip
 import itertools
 import json
 from collections.abc import Sequence
@@ -312,3 +313,84 @@ def test_the_cholesterol_of_one_real_hospital_is_found(capsys: pytest.CaptureFix
         if finding["name"].startswith("drift")
     }
     assert drift == {("processed.switzerland.data", "drift chol")}
+
+
+CHATS = Schema(
+    name="advice",
+    file="{site}.jsonl",
+    columns=(
+        Column(name="id", kind="identifier", role="patient-key"),
+        Column(name="talk", kind="text", role="free-text"),
+    ),
+    targets=(Target(name="answer", column="talk", answered=True),),
+    text=TextPart(column="talk", characters=60, form="chat"),
+)
+
+
+def chats(folder: Path, answers: Sequence[str]) -> Page:
+    """Return the page of conversations with these answers."""
+    lines = [
+        json.dumps({"id": place, "messages": [{"role": "user", "content": "may I eat?"}, *said]})
+        for place, said in enumerate([{"role": "assistant", "content": a}] if a else [] for a in answers)
+    ]
+    path = folder / "north.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return check_table(path, CHATS)
+
+
+def test_conversations_have_answers_and_no_classes(tmp_path: Path) -> None:
+    """A good set of conversations is green: that nothing is of class `no` is no lack."""
+    page = chats(tmp_path, [f"yes, at {place}" for place in range(60)])
+    assert found(page, "target answer") == ["ok: 60 conversations with an answer"]
+    assert {finding.level for finding in page.findings} == {"ok"}
+
+
+def test_few_answers_are_still_a_warning(tmp_path: Path) -> None:
+    """Three conversations of sixty have an answer."""
+    page = chats(tmp_path, ["yes"] * 3 + [""] * 57)
+    assert found(page, "target answer") == ["warn: fewer than 5 conversations with an answer"]
+
+
+def test_answers_that_are_too_long_are_counted(tmp_path: Path) -> None:
+    """A cut answer is no label; whoever exports learns it before training does."""
+    page = chats(tmp_path, ["yes"] * 50 + ["no, " * 30] * 10)
+    assert "warn: 10 answers are longer than text.characters" in found(page, "target answer")
+
+
+def test_a_compressed_table_is_checked_like_a_plain_one(tmp_path: Path) -> None:
+    """Its page is that of what is compressed."""
+    plain = table(tmp_path, rows())
+    (tmp_path / "north.csv.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    zipped = check_table(tmp_path / "north.csv.gz", SCHEMA)
+    assert zipped.ready
+    assert zipped.findings == check_table(plain, SCHEMA).findings
+
+
+@pytest.mark.parametrize("named", ["folder", "file"])
+def test_a_publishers_files_are_checked_as_a_simulation_takes_them(
+    named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Joined and divided, with what no site gets counted; the folder or its first file means them all."""
+    lines = [f"p{place},{('a', 'b', 'c')[place % 3]},{30 + place % 40},{place % 2}" for place in range(90)]
+    (tmp_path / "all.csv.gz").write_bytes(gzip.compress("\n".join(["id,centre,age,died", *lines]).encode()))
+    described = {
+        "name": "pool", "split": {"kind": "hash", "test_fraction": 0.3},
+        "pooled": {"file": "all.csv", "column": "centre"},
+        "schema": {
+            "name": "pool", "version": 1, "file": "{site}.csv", "sites": ["a", "b"],
+            "columns": [
+                {"name": "id", "kind": "identifier", "role": "patient-key"},
+                {"name": "age", "kind": "number", "role": "feature", "centre": 50, "scale": 20, "low": 0, "high": 120},
+                {"name": "died", "kind": "binary", "role": "target", "values": ["0", "1"]},
+            ],
+            "targets": [{"name": "died", "column": "died", "one_of": ["1"]}],
+        },
+    }  # fmt: skip
+    (tmp_path / "pool.yaml").write_text(yaml.safe_dump(described))
+    source = tmp_path if named == "folder" else tmp_path / "all.csv.gz"
+    code = site(["check-data", str(source), "--data", str(tmp_path / "pool.yaml"), "--json"])
+    (page,) = json.loads(capsys.readouterr().out)["tables"]
+    assert (code, page["rows"]) == (0, "60")
+    assert [one["found"] for one in page["findings"] if one["name"] == "publisher"] == [
+        "rows that no site gets: 30 of other sites"
+    ]

@@ -1,5 +1,6 @@
 """`fedmed site deidentify` on mixed folders: every file out or quarantined, nothing planted anywhere."""
 
+import base64
 import hashlib
 import json
 import os
@@ -17,8 +18,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from fedmed.audit import ChainLog
+from fedmed.crypto.seal import WrappedKey, unwrap_by_site
 from fedmed.deid.pseudonyms import Pseudonyms
 from fedmed.errors import UsageError
+from fedmed.records import decode
 from fedmed_sim.phantoms.corpus import Mixture, write_corpus
 from fedmed_site import cli
 from fedmed_site.deidentification_formats import REASONS
@@ -213,6 +216,82 @@ def test_verify_finds_each_kind_of_harm(
     assert {"rolled back": "kept elsewhere", "entry": "entry"}.get(harm, harm) in problems[0]
 
 
+@pytest.mark.parametrize("harm", ["first", "middle", "last", "exchanged", "doubled", "forged"])
+def test_verify_finds_records_that_are_missing_or_out_of_order(
+    cleaned: Cleaned, tmp_path: Path, harm: str, capsys: pytest.CaptureFixture[str]
+):
+    """A record that was cut out anywhere, put elsewhere, doubled or written by hand ends the command with a line."""
+    home, _ = copied(cleaned, tmp_path)
+    log = home / "audit.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    if harm in {"first", "middle", "last"}:
+        del lines[{"first": 0, "middle": len(lines) // 2, "last": -1}[harm]]
+    elif harm == "exchanged":
+        lines[4], lines[5] = lines[5], lines[4]
+    elif harm == "doubled":
+        lines.insert(7, lines[6])
+    else:  # an outcome is changed and the chain after it is not
+        lines[3] = lines[3].replace(b'"quarantined"', b'"cleaned"').replace(b'"cleaned"', b'"quarantined"', 1)
+        lines[3] = lines[3].replace(b"facts.", b"fact_.", 1)
+    assert b"".join(lines) != log.read_bytes()
+    log.write_bytes(b"".join(lines))
+    assert cli.audit(["verify", "--home", str(home)]) == 2
+    assert capsys.readouterr().out.strip()
+
+
+def test_a_log_that_was_cut_back_is_found_by_the_head_that_was_kept(
+    cleaned: Cleaned, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Whoever removes the newest records and what they are about is found by the head that was kept elsewhere."""
+    home, _ = copied(cleaned, tmp_path)
+    log = ChainLog(home / "audit.jsonl")
+    for number in (1, 2):
+        log.append("note", {"number": number})
+    assert cli.audit(["verify", "--home", str(home)]) == 0
+    head = next(word for word in capsys.readouterr().out.split() if len(word.strip(".,")) == 64).strip(".,")
+    assert cli.audit(["verify", "--home", str(home), "--expect-head", head]) == 0
+    path = home / "audit.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    assert cli.audit(["verify", "--home", str(home)]) == 0
+    assert cli.audit(["verify", "--home", str(home), "--expect-head", head]) == 2
+
+
+def test_no_key_is_in_any_output_log_or_printed_line(cleaned: Cleaned, tmp_path: Path):
+    """The site's keys and data keys are in no other file: not raw, hexadecimal or base64, nor any long part of one."""
+    shutil.copytree(cleaned.home, tmp_path / "home")
+    home, out = SiteHome.open(tmp_path / "home"), tmp_path / "sealed"
+    words = ["--columns", str(cleaned.columns), "--workers", "1", "--policy", "research-longitudinal"]
+    assert cli.site(["deidentify", str(cleaned.source), "--out", str(out), "--home", str(home.root), *words]) == 0
+    secrets = [path.read_bytes() for path in home.keys.iterdir() if path.is_file()]
+    assert len(secrets) >= 3
+    site_key = home.seal_key_path.read_bytes()
+    wraps = [decode(path.read_bytes(), WrappedKey) for path in home.keys.glob("data/*.json")]
+    assert len(wraps) >= 3
+    secrets += [unwrap_by_site(wrap, site_key=site_key)._secret for wrap in wraps]
+    ours = {path for path in home.keys.iterdir() if path.is_file()}
+    files = [path for folder in (home.root, cleaned.out, out) for path in folder.rglob("*") if path.is_file()]
+    assert ours < set(files)
+    told = b"\n".join([*(path.read_bytes() for path in files if path not in ours), cleaned.printed.encode()])
+    names = "\n".join(str(path) for path in files).encode()
+    for secret in secrets:
+        for form in forms(secret):
+            assert form not in told
+            assert form not in names
+
+
+def forms(secret: bytes) -> set[bytes]:
+    """Return what a key may look like; base64 at each of three offsets, since it may stand within something longer."""
+    found = {secret, secret[:16], secret[16:], secret[::-1], secret.hex().encode(), secret.hex().upper().encode()}
+    found |= {
+        secret.hex()[:24].encode(),
+        repr(secret)[2:-1].encode(),
+        json.dumps(secret.decode("latin-1"))[1:-1].encode(),
+    }
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        found |= {encode(b"\0" * offset + secret)[4:36] for offset in range(3)}
+    return found | {base64.b32encode(secret)[:40]}
+
+
 def test_a_moved_folder_is_found_where_it_was_named(
     cleaned: Cleaned, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -321,6 +400,42 @@ def test_lines_that_are_no_notes_are_left_out_or_refuse_the_file(tmp_path: Path)
         ("cleaned", "", 1),
         ("quarantined", "no-notes", 0),
     ]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_note_with_a_line_separator_in_its_text_comes_out_whole(tmp_path: Path, end: str):
+    """Only line ends divide JSON Lines: separators that JSON allows within a string cut no note in two."""
+    source, home, out = tmp_path / "source", make_home(tmp_path / "home"), tmp_path / "out"
+    source.mkdir()
+    texts = [f"stable,{mark}afebrile {n}" for n, mark in enumerate("\u2028\u2029\x85\x1c ")]
+    lines = [json.dumps({"patient": f"p{n}", "text": text}, ensure_ascii=False) for n, text in enumerate(texts)]
+    (source / "n.jsonl").write_bytes(end.join(lines).encode())
+    assert clean(source, out, home, "--export") == 0
+    (path,) = (out / "items").rglob("*.jsonl")
+    released = [json.loads(line)["text"] for line in path.read_text("utf-8").splitlines()]  # as another tool may read
+    assert [text.split()[-1] for text in released] == [str(n) for n in range(len(texts))]
+
+
+def test_what_was_left_out_of_a_file_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Lines of notes and rows of tables that a cleaned file lacks are counted at the terminal and in both reports."""
+    source, home, out = tmp_path / "source", make_home(tmp_path / "home"), tmp_path / "out"
+    source.mkdir()
+    good = json.dumps({"patient": "p1", "text": "stable"})
+    (source / "n.jsonl").write_text("\n".join([good] * 18 + ["no json", "[]"]))
+    rows = "\n".join(f"M{n},{40 + n}" for n in range(27))
+    (source / "t.csv").write_text(f"mrn,age\n{rows}\nM27,many\nM28\nM29,old\n")
+    columns = tmp_path / "columns.yaml"
+    columns.write_text(
+        "columns:\n- {name: mrn, role: patient-key, kind: identifier}\n"
+        "- {name: age, role: feature, kind: number, unit: years, low: 0, high: 120}\n"
+    )
+    words = ("--columns", str(columns), "--export")
+    assert clean(source, out, home, *words, policy="hipaa-safe-harbor") == 0
+    printed = capsys.readouterr().out
+    assert "2 lines of notes and 3 rows of tables were left out" in printed
+    report = json.loads((out / "report.json").read_text())
+    assert report["left_out"] == {"lines of notes": 2, "rows of tables": 3}
+    assert "lines of notes: 2" in (out / "report.html").read_text("utf-8")
 
 
 def test_unknown_kinds_links_and_unreadable_files_are_quarantined(tmp_path: Path):
