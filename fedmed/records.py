@@ -69,6 +69,12 @@ __all__ = [
 
 PLAN_VERSION = 1
 
+CLIP_NORMS = (1e-6, 1e6)
+"""The least and the largest clip norm of gradients: far inside of what float32 can square."""
+_LARGEST_RATE = 1e6
+_LEAST_FISHER = CLIP_NORMS[0] ** 2
+"""Fisher information is of squares."""
+
 FisherKind = Literal["coordinates", "delta-w"]
 Normalisation = Literal["public", "site", "federated"]
 TrustModel = Literal["none", "local", "distributed"]
@@ -122,8 +128,8 @@ class TrainingSpec:
         require(self.local_steps >= 1, f"local_steps must be at least 1, got {self.local_steps}")
         require(0 < self.sample_rate <= 1, f"sample_rate must be in (0, 1], got {self.sample_rate}")
         require(
-            math.isfinite(self.learning_rate) and self.learning_rate > 0,
-            f"learning_rate must be above 0, got {self.learning_rate}",
+            0 < self.learning_rate <= _LARGEST_RATE,
+            f"learning_rate must be above 0 and at most {_LARGEST_RATE:g}, got {self.learning_rate}",
         )
         require(0 <= self.momentum < 1, f"momentum must be in [0, 1), got {self.momentum}")
         require(0 <= self.average_from <= 1, f"average_from must be in [0, 1], got {self.average_from}")
@@ -162,7 +168,8 @@ class PrivacySpec:
         require(0 <= self.distance < 1, f"distance must be in [0, 1), got {self.distance}")
         require(self.trust_model == "distributed" or self.distance == 0, "distance belongs to distributed noise")
         require(0 < self.delta < 1, f"delta must be in (0, 1), got {self.delta}")
-        require(0 < self.clip_norm < math.inf, f"clip_norm must be above 0, got {self.clip_norm}")
+        least, most = CLIP_NORMS
+        require(least <= self.clip_norm <= most, f"clip_norm must be from {least:g} to {most:g}, got {self.clip_norm}")
         if self.trust_model == "none":
             require(self.epsilon is None, "epsilon must be null when trust_model is none")
             require(self.noise_multiplier == 0, "noise_multiplier must be 0 when trust_model is none")
@@ -260,7 +267,10 @@ class ContinualSpec:
 
     def __post_init__(self) -> None:
         require(0 <= self.strength < math.inf, f"strength must be at least 0, got {self.strength}")
-        require(0 < self.fisher_clip_norm < math.inf, f"fisher_clip_norm must be above 0, got {self.fisher_clip_norm}")
+        require(
+            _LEAST_FISHER <= self.fisher_clip_norm <= CLIP_NORMS[1],
+            f"fisher_clip_norm must be from {_LEAST_FISHER:g} to {CLIP_NORMS[1]:g}, got {self.fisher_clip_norm}",
+        )
         require(0 <= self.decay <= 1, f"decay must be in [0, 1], got {self.decay}")
         require(0 <= self.penalty < math.inf, f"penalty must be at least 0, got {self.penalty}")
         if self.knowledge_digest is not None:

@@ -3,6 +3,10 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("fedmed", deadline=None)  # how long an example takes says how busy the machine is
+settings.load_profile("fedmed")
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 

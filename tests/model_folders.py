@@ -69,7 +69,8 @@ def _seeded(make: Callable[[], Any], folder: Path) -> Path:
 
 def write_text_folder(folder: Path, family: str) -> Path:
     """Write a tiny pretrained encoder of a family with its tokenizer."""
-    t, many = transformers, 300
+    t, of_bytes = transformers, "roberta" in family or family == "mpnet"
+    many = 300 if of_bytes else 200  # a few more than the tokenizer has
     deberta = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 8}
     sized = {**SIZE, "vocab_size": many, "max_position_embeddings": 66, "pad_token_id": 0}
     roberta = sized | {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
@@ -77,6 +78,7 @@ def write_text_folder(folder: Path, family: str) -> Path:
         "bert": lambda: t.BertModel(t.BertConfig(**sized)),
         "roberta": lambda: t.RobertaModel(t.RobertaConfig(**roberta)),
         "xlm-roberta": lambda: t.XLMRobertaModel(t.XLMRobertaConfig(**roberta)),
+        "mpnet": lambda: t.MPNetModel(t.MPNetConfig(**roberta)),
         "deberta": lambda: t.DebertaModel(t.DebertaConfig(**sized, **deberta)),
         "deberta-v2": lambda: t.DebertaV2Model(t.DebertaV2Config(**sized, **deberta, share_att_key=True)),
         "modernbert": lambda: t.ModernBertModel(
@@ -92,7 +94,7 @@ def write_text_folder(folder: Path, family: str) -> Path:
         ),
     }
     _seeded(makers[family], folder)
-    tokenizer = bytes_of(start="<s>") if "roberta" in family else word_pieces()
+    tokenizer = bytes_of(start="<s>") if of_bytes else word_pieces()
     tokenizer.save_pretrained(str(folder))
     return folder
 

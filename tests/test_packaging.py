@@ -46,3 +46,12 @@ def test_no_local_path_stands_in_the_project() -> None:
     """Files that users get name no folder of the machine that they were written on."""
     for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("conf/**/*.yaml"), ROOT / "Makefile"]:
         assert "/work/" not in path.read_text(), path.name
+
+
+def test_no_leftover_of_a_patch_or_editor_is_a_source() -> None:
+    """Git ignores what a failed patch or an editor leaves, and no package holds such a file."""
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    for leftover in ("*.orig", "*.rej", "*~", "*.swp"):
+        assert leftover in ignored
+        for package in ("fedmed", "sites", "server", "simulations", "conf"):
+            assert list((ROOT / package).rglob(leftover)) == []

@@ -96,7 +96,7 @@ def test_a_plan_survives_its_own_bytes():
         rounds=st.integers(1, 1000),
         local_steps=st.integers(1, 1000),
         sample_rate=st.floats(1e-9, 1),
-        learning_rate=st.floats(1e-9, 1e9),
+        learning_rate=st.floats(1e-9, 1e6),
         momentum=st.floats(0, 0.999),
         average_from=st.floats(0, 1),
     )
