@@ -73,7 +73,7 @@ def test_other_encodings_are_refused(tmp_path: Path, text: str, encoding: str):
         encoding_of(tmp_path / "t.csv", lambda _: None)
 
 
-@pytest.mark.parametrize("cell", ["一般", "丧偶", "右", "轻", "六", "退休", "图", "父母", "痊愈"])
+@pytest.mark.parametrize("cell", ["一般", "右", "轻", "六", "退休", "父母", "痊愈"])
 def test_a_column_of_one_common_word_is_chinese(tmp_path: Path, cell: str):
     """A table whose only Chinese is the same short word in each row is as sure as any; a refusal would cost it all."""
     (tmp_path / "t.csv").write_bytes("".join(f"{row},{cell}\n" for row in range(40)).encode("gb18030"))
