@@ -8,6 +8,7 @@ Rules:
       end stand only zeros, or 0xFF and zeros.
     * There are as many streams as frames, and every fragment belongs to one.
     * The table of offsets is empty, or made anew from where the frames are.
+    * Every frame is as large as the dataset says: no viewer shows what lies beyond, and a decoder makes room for it.
 
 What it does not do: decode JPEG. Video and kinds without a walk of their own do not pass.
 """
@@ -20,8 +21,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fedmed.deid.dicom.bits import Bits, refuse_unused
-from fedmed.deid.dicom.jpeg import jpeg_end
-from fedmed.deid.dicom.jpeg2000 import jpeg2000_end
+from fedmed.deid.dicom.jpeg import jpeg_end, jpeg_shape
+from fedmed.deid.dicom.jpeg2000 import jpeg2000_end, jpeg2000_shape
 from fedmed.deid.dicom.quarantine import QuarantineError
 from fedmed.deid.dicom.rle import rle_segments
 
@@ -34,12 +35,18 @@ _WORD = 0xFFFFFFFF
 
 
 class Shape(NamedTuple):
-    """What the dataset says of its pixels: frames, pixels in each, and samples of each pixel in cells of `bits`."""
+    """What the dataset says of its pixels: frames, rows and columns, and samples of each pixel in cells of `bits`."""
 
     frames: int
-    pixels: int
+    rows: int
+    columns: int
     samples: int
     bits: Bits
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of a frame."""
+        return self.rows * self.columns
 
 
 class Frame(NamedTuple):
@@ -101,6 +108,7 @@ def only_frames(value: bytes, shape: Shape, *, rle: bool) -> bytes:
             _refuse_rle(frame.stream, shape)
         else:
             _refuse_rest(frame.stream)
+            _refuse_claims(frame.stream, shape)
     (size,) = struct.unpack_from("<I", value, 4)
     table = b""
     if size and frames[-1].start <= _WORD:
@@ -108,6 +116,24 @@ def only_frames(value: bytes, shape: Shape, *, rle: bool) -> bytes:
     if value[8 : 8 + size] == table:
         return value
     return _ITEM + struct.pack("<I", len(table)) + table + value[8 + size :]
+
+
+def check_claims(value: bytes, shape: Shape, *, rle: bool) -> None:
+    """Refuse frames that claim to be larger or smaller than the dataset says, before a decoder believes them.
+
+    Args:
+        value: The table of offsets and the fragments, as items.
+        shape: What the dataset says of them.
+        rle: Whether the transfer syntax is RLE.
+
+    Raises:
+        QuarantineError: They are, or there are more or fewer of them.
+    """
+    for frame in frames_of(fragments(value), shape, rle=rle):
+        if rle:
+            rle_segments(frame.stream, count=shape.samples * (shape.bits.allocated // 8), pixels=shape.pixels)
+            continue
+        _refuse_claims(frame.stream, shape)
 
 
 def extended_offsets(value: bytes) -> tuple[bytes, bytes]:
@@ -124,6 +150,12 @@ def _refuse_rle(stream: bytes, shape: Shape) -> None:
         planes = np.frombuffer(b"".join(segments), np.uint8).reshape(shape.samples, size, shape.pixels)
         cells = np.ascontiguousarray(planes.transpose(0, 2, 1)).view(f">u{size}")  # the highest byte comes first
         refuse_unused(cells, shape.bits)
+
+
+def _refuse_claims(stream: bytes, shape: Shape) -> None:
+    claimed = jpeg_shape(stream) if stream.startswith(_JPEG) else jpeg2000_shape(stream)
+    if claimed != (shape.rows, shape.columns, shape.samples):
+        raise QuarantineError("wrong-size")
 
 
 def _refuse_rest(stream: bytes) -> None:

@@ -5,7 +5,8 @@ Why it exists: bytes that no image needs may hold anything, and nobody sees them
 Rules:
     * One element holds the pixels. Native ones are cut to the described length and have nothing in unused bits.
     * Compressed ones that stay compressed hold frames and nothing else (see `codestream`); those that are decoded and
-      masked leave the rest behind anyway.
+      masked leave the rest behind anyway, and are as large as their description before a decoder sees them.
+    * Nothing is made as large as a description says before the bytes are there to fill it.
 
 What it does not do: judge what the image shows.
 """
@@ -16,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 
 from fedmed.deid.dicom.bits import Bits, refuse_unused
-from fedmed.deid.dicom.codestream import Shape, extended_offsets, fragments, only_frames
+from fedmed.deid.dicom.codestream import Shape, check_claims, extended_offsets, only_frames
 from fedmed.deid.dicom.pixels import (
     BITS_ALLOCATED,
     BITS_STORED,
@@ -35,6 +36,9 @@ from fedmed.deid.dicom.quarantine import QuarantineError
 from fedmed.deid.dicom.stream import PIXEL_DATA, Element
 
 OFFSETS, LENGTHS = 0x7FE00001, 0x7FE00002
+MAX_DECODED_BYTES = 2 << 30
+"""What the samples of a file may take when they are decoded, at two bytes each."""
+
 _CELLS = frozenset({8, 16, 32})
 
 
@@ -64,8 +68,10 @@ def check_extent(
         if not encapsulated:
             changed[tag] = _native(dataset, element, little=little)
         elif decoded:
-            if len(fragments(element.value)) < min(number(dataset, FRAMES, little=little, default=1), 2):
-                raise QuarantineError("truncated")
+            shape = _shape(dataset, little=little)
+            if shape.frames * shape.pixels * shape.samples * 2 > MAX_DECODED_BYTES:
+                raise QuarantineError("too-large")
+            check_claims(element.value, shape, rle=rle)
         else:
             changed[tag] = replace(element, value=only_frames(element.value, _shape(dataset, little=little), rle=rle))
     _check_offsets(changed, encapsulated=encapsulated)
@@ -95,7 +101,7 @@ def _shape(dataset: Mapping[int, Element], *, little: bool) -> Shape:
     allocated = whole(BITS_ALLOCATED)
     stored = whole(BITS_STORED, allocated)
     bits = Bits(allocated, stored, whole(HIGH_BIT, stored - 1), whole(SIGNED, 0) == 1)
-    return Shape(whole(FRAMES, 1), whole(ROWS) * whole(COLUMNS), whole(SAMPLES, 1), bits)
+    return Shape(whole(FRAMES, 1), whole(ROWS), whole(COLUMNS), whole(SAMPLES, 1), bits)
 
 
 def _check_offsets(dataset: dict[int, Element], *, encapsulated: bool) -> None:

@@ -72,6 +72,24 @@ def jpeg_end(stream: bytes) -> int:
     raise QuarantineError("stray-bytes")
 
 
+def jpeg_shape(stream: bytes) -> tuple[int, int, int]:
+    """Return rows, columns and samples of the image, as the first frame header says (T.81 B.2.2).
+
+    Raises:
+        QuarantineError: There is none before the samples begin.
+    """
+    at = 2
+    while match := _MARKER.match(stream, at):
+        length = int.from_bytes(stream[match.end() : match.end() + 2], "big")
+        content = stream[match.end() + 2 : match.end() + length]
+        if match[1][0] in _FRAMES and len(content) >= 6:
+            return int.from_bytes(content[1:3], "big"), int.from_bytes(content[3:5], "big"), content[5]
+        if length < 2 or match[1][0] in {_SCAN, _END}:
+            break
+        at = match.end() + length
+    raise QuarantineError("wrong-size")
+
+
 def _fits(marker: int, content: bytes, tables: set[int]) -> bool:
     """Tell whether a segment is one that decoding needs, and as long as its fields say.
 

@@ -53,6 +53,19 @@ def jpeg2000_end(stream: bytes) -> int:
     return at  # an older encoder wrote no end; the caller lets nothing follow
 
 
+def jpeg2000_shape(stream: bytes) -> tuple[int, int, int]:
+    """Return rows, columns and samples of the image, as the size segment says, which comes first (T.800 A.5.1).
+
+    Raises:
+        QuarantineError: It does not come first, or is too short.
+    """
+    segment = _segment(stream, 2)
+    if segment.marker != _SIZE or not _size_fits(segment.content):
+        raise QuarantineError("wrong-size")
+    width, height, left, top = struct.unpack_from(">4I", segment.content, 2)
+    return height - top, width - left, int.from_bytes(segment.content[34:36], "big")
+
+
 def _main_header(stream: bytes) -> tuple[int, list[int]]:
     """Return where the first tile part begins, and the lengths of all of them as far as the header lists any."""
     at, promised = 2, list[int]()

@@ -76,7 +76,7 @@ def assess(dataset: Mapping[int, Element], sop_class: str, options: DicomOptions
     if ultrasound:
         if not options.clean_pixel_data or not _items(dataset, REGIONS):
             raise QuarantineError("ultrasound-without-regions")
-        region_mask(dataset, little=little)
+        _boxes(dataset, little=little)
         return "mask"
     if sop_class not in _SCANNERS and sop_class not in options.trusted_pixels:
         raise QuarantineError("pixels-unassessed")
@@ -88,16 +88,14 @@ def assess(dataset: Mapping[int, Element], sop_class: str, options: DicomOptions
 def region_mask(dataset: Mapping[int, Element], *, little: bool) -> NDArray[np.bool_]:
     """Return which pixels lie outside every ultrasound region, as an array of shape (rows, columns).
 
+    The array is as large as the dataset says that the image is: look at the pixels first (see `extent`).
+
     Raises:
         QuarantineError: A region is no rectangle inside the image, or the regions leave nothing outside.
     """
     rows, columns = number(dataset, ROWS, little=little), number(dataset, COLUMNS, little=little)
     outside = np.ones((rows, columns), dtype=np.bool_)
-    for item in _items(dataset, REGIONS):
-        region = {element.tag: element for element in item}
-        left, top, right, bottom = (_corner(region, tag, little=little) for tag in REGION_CORNERS)
-        if not (0 <= left < right <= columns and 0 <= top < bottom <= rows):
-            raise QuarantineError("ultrasound-regions")
+    for left, top, right, bottom in _boxes(dataset, little=little):
         outside[top : bottom + 1, left : right + 1] = False
     if not outside.any():
         raise QuarantineError("ultrasound-regions")
@@ -177,7 +175,7 @@ def number(dataset: Mapping[int, Element], tag: int, *, little: bool, default: i
         if len(parts) != 1 or not parts[0].isdecimal() or len(parts[0]) > 9:
             raise QuarantineError("malformed")
         return int(parts[0])
-    if len(element.value) not in {2, 4}:
+    if len(element.value) != (2 if element.vr in {"US", "SS"} else 4):
         raise QuarantineError("malformed")
     return int.from_bytes(element.value, "little" if little else "big")
 
@@ -186,6 +184,19 @@ def words(dataset: Mapping[int, Element], tag: int) -> list[str]:
     """Return the values of a text attribute in capitals, without empty ones."""
     element = dataset.get(tag)
     return [part.upper() for part in texts(element.value) if part] if element is not None else []
+
+
+def _boxes(dataset: Mapping[int, Element], *, little: bool) -> list[tuple[int, int, int, int]]:
+    """Return left, top, right and bottom of each ultrasound region, the last two included."""
+    rows, columns = number(dataset, ROWS, little=little), number(dataset, COLUMNS, little=little)
+    boxes: list[tuple[int, int, int, int]] = []
+    for item in _items(dataset, REGIONS):
+        region = {element.tag: element for element in item}
+        left, top, right, bottom = (_corner(region, tag, little=little) for tag in REGION_CORNERS)
+        if not (0 <= left < right <= columns and 0 <= top < bottom <= rows):
+            raise QuarantineError("ultrasound-regions")
+        boxes.append((left, top, right, bottom))
+    return boxes
 
 
 def _corner(region: Mapping[int, Element], tag: int, *, little: bool) -> int:

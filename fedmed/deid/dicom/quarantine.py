@@ -18,6 +18,7 @@ Reason = Literal[
     "not-part-10", "overlay-in-pixels", "pixels-unassessed", "pixels-undecodable", "screen-capture",
     "secondary-capture", "sop-class", "stray-bytes", "too-large", "transfer-syntax", "truncated", "two-images",
     "ultrasound-regions", "ultrasound-without-regions", "unknown-stream", "unreadable", "unused-bits",
+    "wrong-size",
 ]  # fmt: skip
 
 REASONS: Mapping[str, str] = {
@@ -36,7 +37,7 @@ REASONS: Mapping[str, str] = {
     "secondary-capture": "secondary captures hold whatever was on a screen",
     "sop-class": "no SOP class, or none that the standard lists for storage of readable content",
     "stray-bytes": "the compressed pixels hold bytes that no image needs, or cannot be followed to their end",
-    "too-large": "the file is larger than one file may be",
+    "too-large": "the file, or the image in it, is larger than one may be",
     "transfer-syntax": "the transfer syntax is missing or unknown",
     "truncated": "the file ends before its content does",
     "two-images": "more than one element holds pixels",
@@ -45,6 +46,7 @@ REASONS: Mapping[str, str] = {
     "unknown-stream": "the pixels are compressed in a way, such as video, whose comments are not looked for",
     "unreadable": "the file cannot be opened or read",
     "unused-bits": "bits of the pixels that the image does not use hold something",
+    "wrong-size": "the compressed pixels are of another size than the file says",
 }
 
 

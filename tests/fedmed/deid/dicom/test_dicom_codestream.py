@@ -177,6 +177,15 @@ def test_text_beside_the_image_does_not_pass_with_the_pixels(make: Maker, writte
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_rows_that_no_viewer_shows_do_not_pass(make: Maker, written: Writer, keyed: Site, kind: str):
+    """A dataset that tells of fewer rows than are compressed would carry the others, with a banner on them, outside."""
+    dataset = image(make, kind, encapsulate([stream_of(kind)[0]]))
+    assert isinstance(cleaned_value(dataset, kind, written, keyed()), bytes)
+    dataset.Rows -= 4
+    assert cleaned_value(dataset, kind, written, keyed()) == ("stray-bytes" if kind == "rle" else "wrong-size")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_fragment_of_no_frame_does_not_pass(make: Maker, written: Writer, keyed: Site, kind: str):
     """Fragments before, between and after the frames that are no part of them are refused."""
     frame = stream_of(kind)[0]

@@ -1,7 +1,9 @@
 """Pixels: byte for byte where they pass, black where they are masked, quarantined where nobody can tell."""
 
 import io
+import re
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,6 +126,74 @@ def test_compressed_ultrasound_is_decoded_and_masked(
     result = pydicom.dcmread(io.BytesIO(cleaned.data))
     assert result.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1"
     assert np.array_equal(result.pixel_array.reshape(shape), masked(image))
+
+
+def test_what_an_ultrasound_claims_takes_no_memory(make: Maker, written: Writer, keyed: Site):
+    """A short file that claims 4 gigabytes, or says its size in more than one number, is quarantined without them."""
+    dataset = ultrasound(make, noise(1, 20, 30), regions=[region(2, 5, 10, 15)])
+    honest = written(dataset)
+    dataset.Rows = dataset.Columns = 0xFFFF
+    side = struct.pack("<HH2sH", 0x28, 0x10, b"US", 2) + struct.pack("<H", 20)
+    twice = side[:6] + struct.pack("<HHH", 4, 20, 9)
+    assert honest.count(side) == 1
+    tracemalloc.start()
+    try:
+        assert reason(written(dataset), keyed()) == "truncated"
+        assert reason(honest.replace(side, twice), keyed()) == "malformed"
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
+
+
+def _claiming(stream: bytes, rows: int, columns: int, samples: int) -> bytes:
+    """Return a frame whose header says another size; what follows is as it was."""
+    if stream.startswith(b"\xff\x4f"):
+        spec = stream[40:43] * samples
+        sizes = struct.pack(">2I8x2I8xH", columns, rows, columns, rows, samples)
+        tail = stream[42 + 3 * int.from_bytes(stream[40:42], "big") :]
+        return stream[:4] + struct.pack(">H", 38 + 3 * samples) + stream[6:8] + sizes + spec + tail
+    at = re.search(rb"\xff[\xc0-\xc3]", stream).start()  # type: ignore[union-attr]  every JPEG has a frame header
+    return stream[: at + 5] + struct.pack(">HHB", rows, columns, samples) + stream[at + 10 :]
+
+
+@pytest.mark.parametrize("name", ["693_J2KI.dcm", "JPGExtended.dcm"])
+@pytest.mark.parametrize(
+    ("claimed", "told", "why"),
+    [
+        ((65_000, 65_000, 1), None, "wrong-size"),
+        ((0, 0, 1), None, "wrong-size"),
+        ((512, 512, 200), None, "wrong-size"),
+        ((65_000, 65_000, 1), (65_000, 65_000), "too-large"),
+    ],
+)
+def test_no_decoder_sees_a_frame_that_claims_another_size(
+    claimable: Callable[..., str], name: str, claimed: tuple[int, int, int], told: tuple[int, int] | None, why: str
+):
+    """A few kilobytes that make a decoder fetch gigabytes would end the process, and everything that it holds."""
+    assert claimable(name) == "decoded"
+    assert claimable(name, claimed, told) == why
+
+
+@pytest.fixture
+def claimable(make: Maker, written: Writer, keyed: Site, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Return what happens to a shipped image as ultrasound, whose stream and dataset claim other sizes if they do."""
+    decoded: list[object] = []
+    monkeypatch.setattr("fedmed.deid.dicom.pixels.pixel_array", lambda data: decoded.append(data) or data.none)
+
+    def fate(name: str, claimed: tuple[int, int, int] | None = None, told: tuple[int, int] | None = None) -> str:
+        decoded.clear()
+        source = pydicom.dcmread(SHIPPED / name)
+        stream = b"".join(list(generate_fragments(source.PixelData))[1:])
+        shape = {one: source[one].value for one in ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit")}
+        if told is not None:
+            shape |= dict(zip(("Rows", "Columns"), told, strict=True))
+        dataset = make(ULTRASOUND, SequenceOfUltrasoundRegions=[region(2, 5, 10, 15)], **shape)
+        dataset.PixelData = encapsulate([_claiming(stream, *claimed) if claimed else stream])
+        dataset["PixelData"].is_undefined_length = True
+        found = reason(written(dataset, source.file_meta.TransferSyntaxUID), keyed())
+        return "decoded" if decoded else found
+
+    return fate
 
 
 def test_lossy_colour_ultrasound_is_decoded_to_rgb(make: Maker, written: Writer, keyed: Site):
