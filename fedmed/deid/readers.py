@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Protocol, TextIO
 
 import polars as pl
-from polars.exceptions import PolarsError
+from polars.exceptions import PanicException, PolarsError
 
 from fedmed.deid.encodings import Encoding, encoding_of
 from fedmed.deid.workbook import WorkbookError, read_sheet
@@ -227,7 +227,7 @@ class _Parquet:
         _hash_file(path, keyed)
         try:
             self._types = dict(pl.scan_parquet(path).collect_schema())
-        except (PolarsError, OSError):
+        except (PolarsError, PanicException, OSError):
             raise DataError(f"{self.name}: not a readable Parquet file; export the table again") from None
         self.header = tuple(self._types)
         _check_header(self.name, self.header)
@@ -244,7 +244,7 @@ class _Parquet:
             for part in (piece for batch in batches for piece in self._pieces(batch)):
                 yield Batch(lines=range(line, line + part.height), cells=part.to_dict(as_series=False))
                 line += part.height
-        except (PolarsError, OSError):
+        except (PolarsError, PanicException, OSError):
             raise DataError(f"{self.name}: not a readable Parquet file; export the table again") from None
 
     def fingerprint(self) -> str:
@@ -258,7 +258,7 @@ class _Parquet:
         """
         try:
             rows = int(pl.scan_parquet(self._path).select(pl.len()).collect().item())
-        except (PolarsError, OSError):
+        except (PolarsError, PanicException, OSError):
             raise DataError(f"{self.name}: not a readable Parquet file; export the table again") from None
         if rows * len(self.header) > _LEAST_CELLS + _CELLS_OF_A_BYTE * self._path.stat().st_size:
             raise DataError(f"{self.name}: far more rows than a file of its size holds; export the table again")
