@@ -27,6 +27,7 @@ import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
 from fedmed.deid.encodings import Encoding, encoding_of
+from fedmed.deid.table_bounds import check_cells, check_header, in_pieces
 from fedmed.deid.workbook import WorkbookError, read_sheet
 from fedmed.errors import DataError, UsageError
 
@@ -34,9 +35,6 @@ EXCEL_SUFFIXES = (".xlsx", ".xlsm", ".xls", ".xlsb", ".ods")
 
 _CHUNK_BYTES = 1 << 20
 _MOST_UNPACKED = 1 << 30
-_MOST_COLUMNS, _LONGEST_HEADING = 4_096, 2_000
-_LEAST_CELLS, _CELLS_OF_A_BYTE = 4_000_000, 16
-_MOST_TEXT = 64 << 20
 _DELIMITERS = (",", "\t", ";", "|")
 _EXACT_FLOAT = 2.0**53
 _EXTRA = "install FedMed with the extra 'tables'"
@@ -160,7 +158,7 @@ class _Csv:
         self._encoding = encoding_of(path, keyed.update, declared=encoding)
         self._delimiter = delimiter or self._likeliest_delimiter()
         self.header = tuple(names) or self._read_header()
-        _check_header(self.name, self.header)
+        check_header(self.name, self.header)
 
     def batches(self, columns: Sequence[str], rows: int) -> Generator[Batch]:
         first = {name: at for at, name in reversed(list(enumerate(self.header)))}
@@ -230,8 +228,8 @@ class _Parquet:
         except (PolarsError, PanicException, OSError):
             raise DataError(f"{self.name}: not a readable Parquet file; export the table again") from None
         self.header = tuple(self._types)
-        _check_header(self.name, self.header)
-        self._check_cells()
+        check_header(self.name, self.header)
+        check_cells(self.name, path, len(self.header))
 
     def batches(self, columns: Sequence[str], rows: int) -> Generator[Batch]:
         for name in columns:
@@ -241,7 +239,7 @@ class _Parquet:
         line = 1
         try:
             batches = cells.collect_batches(chunk_size=rows, maintain_order=True)
-            for part in (piece for batch in batches for piece in self._pieces(batch)):
+            for part in (piece for batch in batches for piece in in_pieces(self.name, batch)):
                 yield Batch(lines=range(line, line + part.height), cells=part.to_dict(as_series=False))
                 line += part.height
         except (PolarsError, PanicException, OSError):
@@ -249,42 +247,6 @@ class _Parquet:
 
     def fingerprint(self) -> str:
         return self._keyed.hexdigest()
-
-    def _check_cells(self) -> None:
-        """Refuse a file of few bytes that says it has very many cells: they would all be made at once.
-
-        Raises:
-            DataError: It does, or is damaged.
-        """
-        try:
-            rows = int(pl.scan_parquet(self._path).select(pl.len()).collect().item())
-        except (PolarsError, PanicException, OSError):
-            raise DataError(f"{self.name}: not a readable Parquet file; export the table again") from None
-        if rows * len(self.header) > _LEAST_CELLS + _CELLS_OF_A_BYTE * self._path.stat().st_size:
-            raise DataError(f"{self.name}: far more rows than a file of its size holds; export the table again")
-
-    def _pieces(self, batch: pl.DataFrame) -> Iterator[pl.DataFrame]:
-        """Yield a batch in parts of not too much text: many cells may share one long text until they are taken out.
-
-        Raises:
-            DataError: A row alone has too much.
-        """
-        if batch.is_empty():
-            yield batch
-            return
-        sizes = batch.select(pl.sum_horizontal(pl.all().str.len_bytes().cast(pl.Int64))).to_series()
-        if int(sizes.sum()) <= _MOST_TEXT:
-            yield batch
-            return
-        if int(sizes.max()) > _MOST_TEXT:  # type: ignore[arg-type]  # of whole numbers
-            raise DataError(f"{self.name}: a row of more than 64 MiB; expected cells of a table; export it again")
-        first = taken = 0
-        for at, size in enumerate(sizes):
-            if taken + size > _MOST_TEXT:
-                yield batch.slice(first, at - first)
-                first, taken = at, 0
-            taken += size
-        yield batch.slice(first)
 
 
 class _Excel:
@@ -309,7 +271,7 @@ class _Excel:
         if self._sheet.is_empty():
             raise DataError(f"{self.name}: no header in the first line; expected the names of the columns")
         self.header = tuple((cell or "").strip() for cell in self._sheet.row(0))
-        _check_header(self.name, self.header)
+        check_header(self.name, self.header)
 
     def batches(self, columns: Sequence[str], rows: int) -> Generator[Batch]:
         chosen = self._sheet.select(
@@ -384,18 +346,6 @@ class _Lines(Protocol):
 
     def __next__(self) -> list[str]:
         """Return the next row."""
-
-
-def _check_header(name: str, header: Sequence[str]) -> None:
-    """Refuse what no table has: a hundred thousand columns, or a heading as long as a page.
-
-    Raises:
-        DataError: The table has either.
-    """
-    if len(header) > _MOST_COLUMNS:
-        raise DataError(f"{name}: expected at most {_MOST_COLUMNS} columns, got {len(header)}; check the delimiter")
-    if any(len(heading) > _LONGEST_HEADING for heading in header):
-        raise DataError(f"{name}: a heading of more than {_LONGEST_HEADING} characters; check the first line")
 
 
 def _hash_file(path: Path, keyed: Running) -> None:

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import xlsxwriter
 
-from fedmed.deid import headings, readers, workbook
+from fedmed.deid import headings, table_bounds, workbook
 from fedmed.deid.headings import check_headings, value_kind
 from fedmed.deid.readers import open_table
 from fedmed.deid.roles import propose
@@ -49,11 +49,11 @@ def test_long_cells_of_parquet_come_in_parts(tmp_path: Path, monkeypatch: pytest
     """Cells that share one long text are taken out a few at a time, in order, and one that is too long not at all."""
     texts = ["x" * 400, "y" * 400, "z" * 300, "w" * 200]
     pl.DataFrame({"a": texts}).write_parquet(tmp_path / "t.parquet")
-    monkeypatch.setattr(readers, "_MOST_TEXT", 500)
+    monkeypatch.setattr(table_bounds, "_MOST_TEXT", 500)
     parts = list(open_table(tmp_path / "t.parquet", keyed=hashlib.sha256()).batches(["a"], 100))
     assert [[*part.cells["a"]] for part in parts] == [texts[:1], texts[1:2], texts[2:]]
     assert [line for part in parts for line in part.lines] == [1, 2, 3, 4]
-    monkeypatch.setattr(readers, "_MOST_TEXT", 399)
+    monkeypatch.setattr(table_bounds, "_MOST_TEXT", 399)
     with pytest.raises(DataError, match="a row of more"):
         list(open_table(tmp_path / "t.parquet", keyed=hashlib.sha256()).batches(["a"], 100))
 
@@ -68,6 +68,7 @@ def test_a_sample_has_an_end_by_its_text_too(tmp_path: Path, monkeypatch: pytest
         reader, "batches", lambda *more: (read.append(len(one.lines)) or one for one in batches(*more)), raising=False
     )
     monkeypatch.setattr("fedmed.deid.roles._MOST_SAMPLED", 100)
+    monkeypatch.setattr("fedmed.deid.roles._BATCH_ROWS", 500)
     propose(reader, sample_rows=2_000)
     assert len(read) == 1
 
