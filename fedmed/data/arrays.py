@@ -14,6 +14,7 @@ the split that the publisher made.
 """
 
 import io
+import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -21,6 +22,7 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from fedmed.data.imaging_arrays import Form, forms_of
+from fedmed.data.imaging_bounds import check_unpacked
 from fedmed.data.schema import DataSet
 from fedmed.errors import DataError
 from fedmed.files import write_atomic
@@ -133,6 +135,8 @@ def _forms(path: Path) -> dict[str, Form]:
 
 def _read(path: Path, name: str) -> "np.ndarray[tuple[int, ...], np.dtype[np.generic]]":
     try:
+        form = forms_of(path)[name]
+        check_unpacked(math.prod(form.shape) * form.dtype.itemsize, path.stat().st_size)
         with np.load(path, allow_pickle=False) as arrays:
             return np.asarray(arrays[name])
     except Exception:  # noqa: BLE001  as above

@@ -32,6 +32,7 @@ from PIL import Image as Picture
 from fedmed.audit import ChainLog
 from fedmed.crypto.seal import DataKey, seal
 from fedmed.data.imaging_arrays import Archive, is_archive
+from fedmed.data.imaging_bounds import check_image, size_of
 from fedmed.data.imaging_dicom import Sides, place_of, read_dicom, slice_of, windowed
 from fedmed.data.parts import IMAGES_FILE, IMAGES_KIND, Image, NamedImages, Slice, best_first, images_to_bytes
 from fedmed.data.schema import ImagePart, Schema
@@ -297,6 +298,7 @@ def _of_picture(file: BinaryIO, part: ImagePart) -> Array:
     with Picture.open(file) as picture:
         if max(picture.size) > _LARGEST_SIDE:
             raise ValueError("too large")
+        check_image((*picture.size, part.channels), size_of(file))
         wide = picture.mode in {"I", "F"} or picture.mode.startswith("I;16")
         if wide:
             sixteen = picture.mode.startswith("I;16") or picture.format == "PNG"

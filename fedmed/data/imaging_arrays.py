@@ -13,6 +13,7 @@ Rules:
 What it does not do: apply a window (see `imaging`).
 """
 
+import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from typing import Any, BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fedmed.data.imaging_bounds import check_image, check_unpacked, size_of
 
 _COLOURS: Final = (1, 3, 4)
 _LARGEST_RANGED: Final = 2
@@ -94,6 +97,10 @@ class Archive:
         form = self._forms.get(name)
         if form is None or not _fits(form, place) or (place is not None and place >= form.shape[0]):
             raise ValueError("no such image")
+        size = self.source.stat().st_size if isinstance(self.source, Path) else size_of(self.source)
+        check_unpacked(math.prod(form.shape) * form.dtype.itemsize, size)
+        one = form.shape if place is None else form.shape[1:]
+        check_image(one if one[-1] in _COLOURS else one[-2:], size)  # of a volume one slice is taken
         stored = self._array(name)
         return _in_channels(stored if place is None else stored[place]), _limits(form.dtype)
 

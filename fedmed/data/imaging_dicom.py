@@ -20,6 +20,8 @@ What it does not do: reach the schema's size or spacing (see `imaging`), or map 
 """
 
 import io
+import math
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -27,13 +29,16 @@ from typing import Any, BinaryIO
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from pydicom.filereader import read_dataset
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi
 
+from fedmed.data.imaging_bounds import check_image, check_unpacked, size_of, unpacked_most
 from fedmed.data.parts import Slice
 from fedmed.data.schema import ImagePart
 
 Array = NDArray[np.float64]
 
+_DEFLATED, _META_BYTES, _META_AT, _META_GROUP = b"1.2.840.10008.1.2.1.99", 4096, 132, 2
 _GROUPS = ("PixelValueTransformationSequence", "PixelMeasuresSequence", "FrameVOILUTSequence")
 _OF_FRAME = (
     "RescaleSlope", "RescaleIntercept", "PixelSpacing", "WindowCenter", "WindowWidth", "VOILUTFunction",
@@ -60,7 +65,9 @@ def read_dicom(file: BinaryIO, part: ImagePart) -> tuple[Array, Sides | None]:
     Raises:
         Exception: Whatever pydicom and the decoders raise about a damaged file.
     """
+    _check_inflated(file)
     dataset = pydicom.dcmread(file)
+    _check_size(dataset, size_of(file))
     stored = dataset.pixel_array
     colour = int(dataset.SamplesPerPixel) == 3
     frame = 0
@@ -84,6 +91,35 @@ def read_dicom(file: BinaryIO, part: ImagePart) -> tuple[Array, Sides | None]:
     return np.where(padding[None], -1.0, shown), _spacing(facts)
 
 
+def _check_size(dataset: Any, size: int) -> None:
+    """Refuse frames that are far larger than their file, before a decoder makes room for them."""
+    one = [int(dataset.Rows), int(dataset.Columns), int(dataset.SamplesPerPixel)]
+    check_image(one, size)
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    check_unpacked(math.prod(one) * frames * (int(dataset.BitsAllocated) + 7) // 8, size)
+
+
+def _check_inflated(file: BinaryIO) -> None:
+    """Refuse a deflated DICOM file that inflates to far more than its size; its place stays at the beginning.
+
+    Raises:
+        ValueError: It does.
+        Exception: Whatever a damaged file makes its readers raise.
+    """
+    deflated = _DEFLATED in file.read(_META_BYTES)
+    file.seek(0)
+    if not deflated:
+        return
+    file.seek(_META_AT)
+    read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, *_: tag >> 16 != _META_GROUP)
+    data = file.read()
+    file.seek(0)
+    engine = zlib.decompressobj(-zlib.MAX_WBITS)
+    engine.decompress(data, unpacked_most(len(data)))
+    if engine.unconsumed_tail:
+        raise ValueError("too large")
+
+
 def slice_of(data: bytes) -> Slice | None:
     """Return where a DICOM file stands, or None where it has no patient or no pixels."""
     found = place_of(io.BytesIO(data))
@@ -93,6 +129,7 @@ def slice_of(data: bytes) -> Slice | None:
 def place_of(file: BinaryIO) -> Slice | None:
     """Return where a DICOM file stands, with or without a patient, or None where it has no pixels."""
     try:
+        _check_inflated(file)
         header = pydicom.dcmread(file, stop_before_pixels=True)
         rows, number = int(header.get("Rows") or 0), int(header.get("InstanceNumber") or 0)
         found = Slice(

@@ -36,6 +36,8 @@ from fedmed.rows import conversation
 SUFFIXES = (".jsonl", ".jsonl.gz")
 _MOST_BAD = 0.2
 _MESSAGES = "messages"
+_LEAST_UNPACKED, _UNPACKED_OF_A_BYTE = 128 << 20, 64
+"""What any compressed file may unpack to, and what each of its bytes adds: text is seldom packed to a fiftieth."""
 
 
 def is_jsonl(path: Path) -> bool:
@@ -97,7 +99,7 @@ def rows_of(path: Path, columns: Sequence[str], *, talk: str | None) -> Iterator
         lines += 1
         try:
             found = msgspec.json.decode(line)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError, ValueError):  # nested too deep; a number of thousands of digits
             found = None
         if not isinstance(found, dict):
             bad += 1
@@ -110,16 +112,24 @@ def rows_of(path: Path, columns: Sequence[str], *, talk: str | None) -> Iterator
 
 def _unpacked(path: Path) -> bytes:
     try:
+        most = _LEAST_UNPACKED + _UNPACKED_OF_A_BYTE * path.stat().st_size
         with gzip.open(path, "rb") as file:
-            return file.read()
+            data = file.read(most + 1)
     except (OSError, EOFError, zlib.error):
         raise DataError(f"{path.name}: expected a compressed table, got something else; export it again") from None
+    if len(data) > most:
+        raise DataError(f"{path.name}: the table unpacks to far more than a table of its size; export it again")
+    return data
 
 
 def _lines(path: Path) -> Iterator[bytes]:
+    left = _LEAST_UNPACKED + _UNPACKED_OF_A_BYTE * path.stat().st_size
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            for line in file:
+            while line := file.readline(left + 1):
+                left -= len(line)
+                if left < 0:
+                    raise DataError(f"{path.name}: the file unpacks to far more than its size; export it again")
                 if line.strip():
                     yield line
     except (OSError, EOFError, zlib.error):

@@ -38,7 +38,7 @@ _DATE = re.compile(
     rf"|\d{{1,2}}[\s-]*{_MONTH}[\s,-]*\d{{2,4}}|{_MONTH}\s*\d{{1,2}}(?:st|nd|rd|th)?[\s,]+\d{{4}}"
     rf"|\d{{2,4}}\s*年\s*\d{{1,2}}\s*月\s*\d{{1,2}}\s*日?){_TIME}"
 )
-_MAIL = re.compile(r"[^\s@]+@[^\s@]+\.[a-z]{2,}")
+_MAIL = re.compile(r"[^\s@]@[^\s@]+\.[a-z]{2}")  # what stands before and behind adds nothing, and costs its square
 _LONG_NUMBER = re.compile(r"\+?\(?\d[\d\s()./*x-]{5,}[\dx*]")
 _YEARS = re.compile(r"(?:19|20)\d\d\s*[-/]\s*(?:19|20)\d\d")
 _LONG_DIGITS = 7
@@ -63,6 +63,7 @@ def check_headings(name: str, header: Sequence[str], cells: Mapping[str, Sequenc
         HeadingsError: One of them is; the message has its place alone.
     """
     ours = _without_repeated_headings(header, cells)
+    _learn_districts(header)
     for at, heading in enumerate(header, start=1):
         kind = value_kind(heading) or _like_those_below(heading, ours.get(heading, ()))
         if kind is not None:
@@ -179,9 +180,26 @@ def _district(heading: str) -> bool:
     """Say whether `heading` is an address down to the district: a city's name alone may head a column."""
     if not _DISTRICT_ENDS.intersection(heading):
         return False
-    values = pl.Series([heading], dtype=pl.String)
-    finest, city = (labels(values, "address-cn", level)[0] for level in (0, 1))
-    return bool(finest not in {SUPPRESSED, city})
+    _learn_districts([heading])
+    return _districts[heading]
+
+
+_districts: dict[str, bool] = {}
+_MOST_LEARNT = 1 << 15
+
+
+def _learn_districts(headings: Sequence[str]) -> None:
+    """Find out which headings are such addresses, all in one go: each call of the ladder costs as much as hundreds."""
+    new = [one for one in dict.fromkeys(headings) if one not in _districts and _DISTRICT_ENDS.intersection(one)]
+    if not new:
+        return
+    if len(_districts) + len(new) > _MOST_LEARNT:
+        _districts.clear()
+    values = pl.Series(new, dtype=pl.String)
+    finest, city = (labels(values, "address-cn", level) for level in (0, 1))
+    _districts.update(
+        (one, bool(low not in {SUPPRESSED, high})) for one, low, high in zip(new, finest, city, strict=True)
+    )
 
 
 def _without_repeated_headings(header: Sequence[str], cells: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

@@ -24,9 +24,11 @@ from pathlib import Path
 from typing import Protocol, TextIO
 
 import polars as pl
-from polars.exceptions import PolarsError
+from polars.exceptions import PanicException, PolarsError
 
 from fedmed.deid.encodings import Encoding, encoding_of
+from fedmed.deid.table_bounds import check_cells, check_header, in_pieces
+from fedmed.deid.workbook import WorkbookError, read_sheet
 from fedmed.errors import DataError, UsageError
 
 EXCEL_SUFFIXES = (".xlsx", ".xlsm", ".xls", ".xlsb", ".ods")
@@ -156,9 +158,11 @@ class _Csv:
         self._encoding = encoding_of(path, keyed.update, declared=encoding)
         self._delimiter = delimiter or self._likeliest_delimiter()
         self.header = tuple(names) or self._read_header()
+        check_header(self.name, self.header)
 
     def batches(self, columns: Sequence[str], rows: int) -> Generator[Batch]:
-        positions = [self.header.index(column) for column in columns]
+        first = {name: at for at, name in reversed(list(enumerate(self.header)))}
+        positions = [first[column] for column in columns]
         with self._open() as file:
             reader = csv.reader(file, delimiter=self._delimiter, strict=True)
             if not self._headless:
@@ -221,9 +225,11 @@ class _Parquet:
         _hash_file(path, keyed)
         try:
             self._types = dict(pl.scan_parquet(path).collect_schema())
-        except (PolarsError, OSError):
+        except (PolarsError, PanicException, OSError):
             raise DataError(f"{self.name}: not a readable Parquet file; export the table again") from None
         self.header = tuple(self._types)
+        check_header(self.name, self.header)
+        check_cells(self.name, path, len(self.header))
 
     def batches(self, columns: Sequence[str], rows: int) -> Generator[Batch]:
         for name in columns:
@@ -232,10 +238,11 @@ class _Parquet:
         cells = pl.scan_parquet(self._path).select(_as_text(name, self._types[name]) for name in columns)
         line = 1
         try:
-            for part in cells.collect_batches(chunk_size=rows, maintain_order=True):
+            batches = cells.collect_batches(chunk_size=rows, maintain_order=True)
+            for part in (piece for batch in batches for piece in in_pieces(self.name, batch)):
                 yield Batch(lines=range(line, line + part.height), cells=part.to_dict(as_series=False))
                 line += part.height
-        except (PolarsError, OSError):
+        except (PolarsError, PanicException, OSError):
             raise DataError(f"{self.name}: not a readable Parquet file; export the table again") from None
 
     def fingerprint(self) -> str:
@@ -246,25 +253,25 @@ class _Excel:
     """The only sheet of a workbook, as the text of its cells."""
 
     def __init__(self, path: Path, keyed: Running) -> None:
-        try:
-            import fastexcel  # noqa: PLC0415  an optional extra
-        except ImportError:
-            raise UsageError(f"{path.name}: no reader for Excel is installed; {_EXTRA}") from None
+        if not reads_excel():
+            raise UsageError(f"{path.name}: no reader for Excel is installed; {_EXTRA}")
         self.name, self._keyed = path.name, keyed
         _hash_file(path, keyed)
         if _unpacked_bytes(path) > _MOST_UNPACKED:
             raise DataError(f"{self.name}: expected a workbook of at most 1 GiB unpacked, got more; save it as CSV")
         try:
-            book = fastexcel.read_excel(path)
-            sheets = book.sheet_names
-            self._sheet = book.load_sheet(0, header_row=None, dtypes="string").to_polars() if sheets else pl.DataFrame()
-        except fastexcel.FastExcelError:
-            raise DataError(f"{self.name}: not a readable workbook; save it again, without a password") from None
-        if len(sheets) != 1:
-            raise DataError(f"{self.name}: expected one sheet, got {len(sheets)}; save the sheet as a file of its own")
+            sheets, self._sheet = read_sheet(path)
+        except WorkbookError:
+            raise DataError(
+                f"{self.name}: not a readable workbook, or one that takes too much memory; save it again, without a "
+                "password, or as CSV"
+            ) from None
+        if sheets != 1:
+            raise DataError(f"{self.name}: expected one sheet, got {sheets}; save the sheet as a file of its own")
         if self._sheet.is_empty():
             raise DataError(f"{self.name}: no header in the first line; expected the names of the columns")
         self.header = tuple((cell or "").strip() for cell in self._sheet.row(0))
+        check_header(self.name, self.header)
 
     def batches(self, columns: Sequence[str], rows: int) -> Generator[Batch]:
         chosen = self._sheet.select(

@@ -30,6 +30,7 @@ from fedmed.errors import DataError
 
 SAMPLE_ROWS = 20_000
 _BATCH_ROWS = 5_000
+_MOST_SAMPLED = 32 << 20  # characters: cells of Parquet may be as long as a file
 
 _ALMOST_ALL = 0.9
 _MOST = 0.6
@@ -62,12 +63,13 @@ def propose(table: TableReader, *, sample_rows: int = SAMPLE_ROWS) -> tuple[Prop
     if len(set(table.header)) != len(table.header):
         raise DataError(f"{table.name}: two columns have the same name; expected different ones; rename one")
     cells: dict[str, list[str]] = {name: [] for name in table.header}
-    rows = 0
+    rows = characters = 0
     for batch in table.batches(table.header, min(_BATCH_ROWS, sample_rows)):
         for name in table.header:
             cells[name] += batch.cells[name]
         rows += len(batch.lines)
-        if rows >= sample_rows:
+        characters += sum(len(cell) for name in table.header for cell in batch.cells[name])
+        if rows >= sample_rows or characters >= _MOST_SAMPLED:
             break
     check_headings(table.name, table.header, {name: part[:SAMPLED] for name, part in cells.items()})
     return tuple(propose_column(name, cells[name][:sample_rows]) for name in table.header)

@@ -15,9 +15,12 @@ Rules:
 What it does not do: look at more than the sample that `fedmed.deid.roles` reads.
 """
 
+import logging
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -32,6 +35,7 @@ from fedmed.deid.policy import DeidPolicy, check_fit
 from fedmed.deid.pseudonyms import Pseudonyms
 from fedmed.deid.readers import SqlTable, open_table
 from fedmed.deid.roles import Proposal, propose
+from fedmed.deid.workers import Workers
 from fedmed.errors import FedMedError
 from fedmed.files import write_atomic
 from fedmed.records import build, digest, require
@@ -184,25 +188,47 @@ def propose_columns(
     cannot be read will be quarantined later and is passed over. `encoding` is what the site says of its files.
     """
     found: dict[str, ColumnDecision] = {}
-    seen: Counter[str] = Counter()
     unread = 0
-    for path in tables:
-        try:
-            keyed = Pseudonyms(bytes(32)).content_hash()  # only read, never shown
-            reader = open_table(path, keyed=keyed, encoding=encoding)
-            if all(seen[heading] >= _TABLES_PER_HEADING for heading in reader.header):
-                continue
-            proposals = propose(reader, sample_rows=_SAMPLE_ROWS)
-        except (FedMedError, OSError, ValueError):
-            unread += 1
-            continue
-        seen.update(proposal.column for proposal in proposals)
-        for proposal in proposals:
+    # One process, and one table at a time, so that the first table comes first: a damaged one may end its process.
+    crew: Workers[Path | SqlTable, tuple[Proposal, ...] | None] = Workers(
+        start=_quiet, work=partial(_proposals, encoding=encoding), crashed=_nothing, processes=1, window=1
+    )
+    for _, proposals in crew.results(tables):
+        unread += proposals is None
+        for proposal in proposals or ():
             if proposal.column.strip():
                 decision = _decision(proposal)
                 known = found.get(decision.name)
                 found[decision.name] = decision if known is None else _stricter(known, decision)
     return list(found.values()), unread
+
+
+_SEEN: Counter[str] = Counter()
+"""How many tables had each heading, in the process that reads them."""
+
+
+def _quiet() -> None:
+    """Keep what libraries that read files log and warn of, which quotes values, away from everybody."""
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+
+
+def _proposals(path: Path | SqlTable, *, encoding: Encoding) -> tuple[Proposal, ...] | None:
+    """Return the proposals for a table's columns; none if there are enough, None if it cannot be read."""
+    try:
+        keyed = Pseudonyms(bytes(32)).content_hash()  # only read, never shown
+        reader = open_table(path, keyed=keyed, encoding=encoding)
+        if all(_SEEN[heading] >= _TABLES_PER_HEADING for heading in reader.header):
+            return ()
+        proposals = propose(reader, sample_rows=_SAMPLE_ROWS)
+    except (FedMedError, OSError, ValueError):
+        return None
+    _SEEN.update(proposal.column for proposal in proposals)
+    return proposals
+
+
+def _nothing(_: Path | SqlTable) -> None:
+    """Stand for a table whose process ended abruptly, twice."""
 
 
 def write_proposal(path: Path, decisions: Sequence[ColumnDecision]) -> None:

@@ -59,6 +59,7 @@ REASONS: Mapping[str, str] = {
     "no-excel-reader": "no reader for Excel is installed (the extra 'tables'); save the sheet as CSV in UTF-8",
     "empty": "the file is empty",
     "encoding": "the text is neither UTF-8 nor believable GB18030 nor what the policy says, or has control characters",
+    "note-refused": "the rules for notes find ever more to mask in the text and don't come to an end; divide it",
     "no-notes": "no line, or too few lines, are JSON objects with a `text`",
     "no-headings": "the first line of the table holds values, not the names of its columns",
     "table-refused": "unreadable, no confirmed column, too many bad rows, or no k-anonymity; see site.log",
@@ -163,7 +164,11 @@ class Engines:
         return Output(data=data, file=None, facts=facts)
 
     def _note(self, data: bytes) -> Output:
-        cleaned = self._anonymous.clean(decoded(data, declared=self._choices.files.encoding), patient="")
+        text = decoded(data, declared=self._choices.files.encoding)
+        try:
+            cleaned = self._anonymous.clean(text, patient="")
+        except FedMedError:
+            raise SetAsideError("note-refused") from None
         return Output(data=cleaned.text.encode(), file=None, facts={"notes": 1} | _kinds(cleaned))
 
     def _lines(self, data: bytes) -> Output:

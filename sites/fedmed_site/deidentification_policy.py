@@ -122,7 +122,7 @@ def read_mapping(path: Path, *, what: str) -> dict[str, object]:
         if path.stat().st_size > _MOST_BYTES:
             raise ConfigError(f"{what} file {path.name}: expected at most 1 MiB, got more")
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
         raise ConfigError(f"{what} file {path.name}: expected YAML in UTF-8, got something else") from None
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
         raise ConfigError(f"{what} file {path.name}: expected keys with values, got something else")

@@ -416,6 +416,21 @@ def test_a_note_with_a_line_separator_in_its_text_comes_out_whole(tmp_path: Path
     assert [text.split()[-1] for text in released] == [str(n) for n in range(len(texts))]
 
 
+def test_a_note_that_the_rules_refuse_is_quarantined_and_such_a_line_left_out(tmp_path: Path):
+    """A note whose rules find no end is quarantined by its own reason; a name as long as a page costs one line."""
+    source, home = tmp_path / "in", make_home(tmp_path / "site")
+    source.mkdir()
+    (source / "endless.txt").write_text("现住家住区" * 4_000, encoding="utf-8")
+    good = "".join(json.dumps({"text": "seen", "patient": f"p{number}"}) + "\n" for number in range(30))
+    (source / "notes.jsonl").write_text(good + json.dumps({"text": "seen", "name": "x" * 2_000}) + "\n")
+    assert clean(source, tmp_path / "out", home, "--export") == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["quarantined"] == 1
+    assert '"note-refused"' in json.dumps(report)
+    (lines,) = [data for name, data in files_below(tmp_path / "out").items() if name.endswith(".jsonl")]
+    assert len(lines.splitlines()) == 30
+
+
 def test_what_was_left_out_of_a_file_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Lines of notes and rows of tables that a cleaned file lacks are counted at the terminal and in both reports."""
     source, home, out = tmp_path / "source", make_home(tmp_path / "home"), tmp_path / "out"

@@ -38,6 +38,8 @@ from fedmed.deid.dicom.stream import PIXEL_DATA, Element
 OFFSETS, LENGTHS = 0x7FE00001, 0x7FE00002
 MAX_DECODED_BYTES = 2 << 30
 """What the samples of a file may take when they are decoded, at two bytes each."""
+LEAST_DECODED_BYTES, DECODED_OF_A_BYTE = 128 << 20, 256
+"""What they may take in any file, and what each compressed byte adds: a blank image compresses to nothing."""
 
 _CELLS = frozenset({8, 16, 32})
 
@@ -69,7 +71,8 @@ def check_extent(
             changed[tag] = _native(dataset, element, little=little)
         elif decoded:
             shape = _shape(dataset, little=little)
-            if shape.frames * shape.pixels * shape.samples * 2 > MAX_DECODED_BYTES:
+            most = min(MAX_DECODED_BYTES, LEAST_DECODED_BYTES + DECODED_OF_A_BYTE * len(element.value))
+            if shape.frames * shape.pixels * shape.samples * 2 > most:
                 raise QuarantineError("too-large")
             check_claims(element.value, shape, rle=rle)
         else:

@@ -51,6 +51,8 @@ from fedmed.deid.pseudonyms import Pseudonyms
 from fedmed.files import write_atomic
 
 MAX_FILE_BYTES = 2 << 30
+LEAST_INFLATED, INFLATED_OF_A_BYTE = 128 << 20, 64
+"""What any deflated dataset may be inflated to, and what each of its bytes adds: masks are mostly zeros."""
 IMPLEMENTATION_UID = "2.25.231968263190743271893011287934514962707"
 """Our implementation class, a UUID-derived UID that names no vendor."""
 
@@ -274,7 +276,7 @@ def _read(data: bytes) -> _Source:
 def _inflate(data: bytes) -> bytes:
     engine = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        plain = engine.decompress(data, MAX_FILE_BYTES)
+        plain = engine.decompress(data, min(MAX_FILE_BYTES, LEAST_INFLATED + INFLATED_OF_A_BYTE * len(data)))
     except zlib.error:
         raise QuarantineError("malformed") from None
     if engine.unconsumed_tail:

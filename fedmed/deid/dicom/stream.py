@@ -26,6 +26,8 @@ SHORT_VRS = frozenset(
     | {"UL", "US"}
 )
 MAX_DEPTH = 24
+MAX_ELEMENTS = 2_000_000
+"""An enhanced file of 10,000 frames has about a million."""
 UNDEFINED = 0xFFFFFFFF
 PIXEL_DATA = 0x7FE00010
 
@@ -105,6 +107,7 @@ class _Parser:
 
     def __init__(self, data: bytes, vr_of: Mapping[int, str]) -> None:
         self.data, self.vr_of = data, vr_of
+        self.elements = 0
 
     def dataset(self, at: int, end: int, syntax: Syntax, *, depth: int, delimited: bool = False) -> _Parsed:
         """Read elements up to `end`, or up to the item delimiter if `delimited`."""
@@ -133,6 +136,7 @@ class _Parser:
 
     def element(self, at: int, end: int, syntax: Syntax, *, depth: int) -> tuple[Element, int]:
         """Read one element and return it with the place after it."""
+        self._count()
         tag = self.tag(at, end, little=syntax.little)
         order = "<" if syntax.little else ">"
         if syntax.implicit:
@@ -184,6 +188,7 @@ class _Parser:
             tag = self.tag(at, end, little=syntax.little)
             (length,) = struct.unpack_from("<I" if syntax.little else ">I", self.data, at + 4)
             at += 8
+            self._count()
             if tag == _SEQUENCE_END and delimited:
                 return tuple(items), at
             if tag != _ITEM:
@@ -199,6 +204,16 @@ class _Parser:
         if delimited:
             raise StreamError("a sequence has no end; the file is cut off", truncated=True)
         return tuple(items), at
+
+    def _count(self) -> None:
+        """Count an element or an item: each takes many times the memory of its eight bytes.
+
+        Raises:
+            StreamError: There are more than a dataset has.
+        """
+        self.elements += 1
+        if self.elements > MAX_ELEMENTS:
+            raise StreamError(f"more than {MAX_ELEMENTS} elements; not a dataset that this site reads")
 
     def _fragments(self, at: int, end: int, *, little: bool) -> int:
         """Return the place after the sequence delimiter of encapsulated pixel data (PS3.5 A.4)."""

@@ -160,4 +160,4 @@ def _is_number(value: object) -> bool:
     """Tell whether a value is a number of a physical size; the digits of one can't hold more than a double does."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return math.isfinite(value) and abs(value) <= _MOST
+    return abs(value) <= _MOST and math.isfinite(value)  # in this order: a whole number may be too large for a double

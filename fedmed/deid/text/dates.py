@@ -206,17 +206,21 @@ def _numeric(view: str, lower: str) -> Iterator[WrittenDate]:
             elif at == 2 and last == "md" and _is_range(view, lower, spans, marks):
                 order = "md"
             elif at == 0 or marks[at - 1] != _next(marks, at):
-                order = _order(view, lower, spans[at:], marks[at:])
+                order = _order(view, lower, spans[at : at + _AHEAD], marks[at : at + _AHEAD], until=run.end())
             if len(order) >= (3 if after_letter and at == 0 else 1):
                 yield _from_run(spans[at : at + len(order)], order)
             at, last = at + max(1, len(order)), order
+
+
+_AHEAD, _CHINESE_AHEAD = 5, 256
+"""How many numbers, and characters, of a run the reading of its next numbers looks at: a run may be all of a note."""
 
 
 def _next(marks: list[str], at: int) -> str:
     return marks[at] if at < len(marks) else ""
 
 
-def _order(view: str, lower: str, spans: list[tuple[int, int]], marks: list[str]) -> str:
+def _order(view: str, lower: str, spans: list[tuple[int, int]], marks: list[str], *, until: int) -> str:
     """Return which parts of a date the first numbers of a run are, in their order: "ymd", "mdy", "ym" … or ""."""
     sizes = [end - start for start, end in spans]
     values = [int(view[start:end]) if end - start <= 4 else 9999 for start, end in spans]
@@ -224,20 +228,22 @@ def _order(view: str, lower: str, spans: list[tuple[int, int]], marks: list[str]
     if len(spans) >= 3 and mark in "-/." and marks[1] == mark and (len(marks) < 3 or marks[2] != mark):
         if sizes[0] == 4 and _plausible(view, spans[0]):
             return "ymd" if max(sizes[1:3]) <= 2 else ""
-        return _order_of_three(view, lower, spans, sizes, values)
+        return _order_of_three(view, lower, spans, sizes, values, until=until)
     if len(spans) >= 2 and (len(marks) < 2 or marks[1] != mark) and not _UNIT.match(lower, spans[1][1]):
         return "md" if _is_range(view, lower, spans, marks) else _order_of_two(view, lower, spans, mark)
     return ""
 
 
-def _order_of_three(view: str, lower: str, spans: list[tuple[int, int]], sizes: list[int], values: list[int]) -> str:
+def _order_of_three(
+    view: str, lower: str, spans: list[tuple[int, int]], sizes: list[int], values: list[int], *, until: int
+) -> str:
     """Return the order of three numbers with one mark between them, the first of which is no year of four digits."""
     mark = view[spans[0][1] : spans[1][0]].strip()
     long_year = sizes[2] == 4 and _plausible(view, spans[2])
     short_year = sizes[2] == 2 and (mark == "/" or sizes[:2] == [2, 2] or (mark == "-" and values[2] >= 10))
     if max(sizes[:2]) <= 2 and min(values[:2]) >= 1 and (long_year or short_year):
         if values[1] <= 12 < values[0] <= 31:
-            return "dmy" if long_year or values[2] > 31 or not _in_chinese(view, spans) else "ymd"
+            return "dmy" if long_year or values[2] > 31 or not _in_chinese(view, spans[0][0], until) else "ymd"
         if long_year or (values[0] <= 12 and values[1] <= 31):
             return "mdy"
     return "ymd" if _year_first(sizes, values, mark) and not _UNIT.match(lower, spans[2][1]) else ""
@@ -253,8 +259,9 @@ def _year_first(sizes: list[int], values: list[int], mark: str) -> bool:
     return sizes[0] == 2 and (values[0] > 12 if mark == "/" else padded and values[0] > 31 and mark == "-")
 
 
-def _in_chinese(view: str, spans: list[tuple[int, int]]) -> bool:
-    return _CHINESE.search(view, max(0, spans[0][0] - 16), spans[-1][1] + 16) is not None
+def _in_chinese(view: str, start: int, until: int) -> bool:
+    """Say whether a run that goes on from `start` to `until` stands in Chinese."""
+    return _CHINESE.search(view, max(0, start - 16), min(until, start + _CHINESE_AHEAD) + 16) is not None
 
 
 def _is_range(view: str, lower: str, spans: list[tuple[int, int]], marks: list[str]) -> bool:

@@ -45,7 +45,7 @@ _SPELLED_SIGN = re.compile(rf"(?:dot|点)[ )\]]{{0,2}}(?:{_TOP})(?![a-z0-9])")
 _MAIL_WORD = re.compile(r"(?:e-?mail|mail|mailbox|邮箱|邮件|邮址|电邮)[a-z :=是为)]{0,12}$")
 _URL = re.compile(
     r"(?:[a-z][a-z0-9+.\-]{1,9}://|www\.)[^\s<>\"'{CJK},，。、;()\[\]]+"
-    r"|[a-z0-9](?<![a-z0-9].)(?:[a-z0-9\-]{0,62}\.)+(?:com|cn|org|net|edu|gov|info|io|health|hospital|uk|de|hk|tw)(?![a-z0-9\-])(?:[/?#:]"
+    r"|[a-z0-9](?<![a-z0-9].)(?:[a-z0-9\-]{0,62}\.){1,126}(?:com|cn|org|net|edu|gov|info|io|health|hospital|uk|de|hk|tw)(?![a-z0-9\-])(?:[/?#:]"
     r"[^\s<>\"'{CJK},，。、;()\[\]]*)?".replace("{CJK}", CJK)
 )
 _WEB_SIGNS = ("//", "www.", ".com", ".cn", ".org", ".net", ".edu", ".gov", ".info", ".io", ".h", ".uk", ".de", ".tw")

@@ -12,7 +12,8 @@ What it does not do: lone surnames without any context (a tagger may), or names 
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from string import whitespace
 
 from fedmed.deid.text import contexts_en as context
 from fedmed.deid.text.lexicon_en import (
@@ -59,7 +60,7 @@ def _after_titles(view: str, lower: str, *, plain: bool) -> Iterator[Span]:
     for match in context.TITLE.finditer(lower):
         role: Role = "doctor" if match["title"] in context.DOCTOR_TITLES else "other"
         written = view[match.start() : match.end("title")]
-        if match["title"] == "ms" and view[: match.start()].rstrip()[-1:].isdecimal():
+        if match["title"] == "ms" and _last_before(view, match.start(), whitespace).isdecimal():
             continue  # milliseconds
         most = 4 if not plain else 2 if role == "doctor" else 1
         if (
@@ -107,6 +108,7 @@ def _after_labels(view: str, lower: str, *, plain: bool) -> Iterator[Span]:
 
 _LABEL_ENDS = frozenset(label[-1] for label in context.LABELS)
 _LABEL_LAST_WORDS = frozenset(label.split()[-1] for label in context.LABELS)
+_LONGEST_THING = max(map(len, context.THINGS)) + 64  # with the spaces behind it
 _LABEL_SIZES = sorted({len(label) for label in context.LABELS}, reverse=True)
 
 
@@ -125,7 +127,7 @@ def _label_before(lower: str, at: int) -> str | None:
         return None
     label = next(end for size in _LABEL_SIZES if (end := lower[max(0, at - size) : at]) in context.ROLE_OF)
     start = at - len(label)
-    named = label == "name" and lower[:start].rstrip().endswith(context.THINGS)
+    named = label == "name" and lower[max(0, start - _LONGEST_THING) : start].rstrip().endswith(context.THINGS)
     return None if named or lower[start - 1 : start].isalnum() or lower[start - 1 : start] == "-" else label
 
 
@@ -268,8 +270,14 @@ def _everywhere(view: str, lower: str, found: Sequence[Span], *, plain: bool) ->
             yield _span(before.start() if before and initial else start, last, roles[word])
 
 
-def _occurrences(lower: str, words: Iterable[str]) -> Iterator[tuple[str, int]]:
+_FEW_WORDS, _MOST_BORDERS = 32, 40
+
+
+def _occurrences(lower: str, words: Collection[str]) -> Iterator[tuple[str, int]]:
     """Yield where each word stands by itself, a possessive s allowed."""
+    if len(words) > _FEW_WORDS:
+        yield from _occurrences_of_many(lower, words)
+        return
     for word in words:
         start = lower.find(word)
         while start >= 0:
@@ -279,5 +287,29 @@ def _occurrences(lower: str, words: Iterable[str]) -> Iterator[tuple[str, int]]:
             start = lower.find(word, start + 1)
 
 
+def _occurrences_of_many(lower: str, words: Collection[str]) -> Iterator[tuple[str, int]]:
+    """Yield the same in one pass: a list of patients names thousands, and each search would read all of it."""
+    for token in context.LATIN_WORD.finditer(lower):
+        first, last = token.span()
+        letters = [lower[first - 1 : first].isalpha(), *map(str.isalpha, token[0]), lower[last : last + 1].isalpha()]
+        places = range(last - first + 1)
+        starts = [first + at for at in places if not letters[at]]
+        ends = [first + at for at in places if not letters[at + 1]]
+        at = 0
+        for start in starts:
+            while at < len(ends) and ends[at] <= start:
+                at += 1
+            for end in ends[at : at + _MOST_BORDERS]:
+                if lower[start:end] in words:
+                    yield lower[start:end], start
+
+
 def _opens_sentence(view: str, start: int) -> bool:
-    return view[:start].rstrip(" ")[-1:] in {"", ".", "\n", ":", "!", "?"} or view[start - 1] == ","
+    return _last_before(view, start, " ") in {"", ".", "\n", ":", "!", "?"} or view[start - 1] == ","
+
+
+def _last_before(view: str, at: int, blank: str) -> str:
+    """Return the last character before `at` that is no blank; a slice would copy all that stands before."""
+    while at and view[at - 1] in blank:
+        at -= 1
+    return view[at - 1 : at]

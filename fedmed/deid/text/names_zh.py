@@ -13,7 +13,7 @@ What it does not do: names without any context in the middle of a sentence (a ta
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from fedmed.deid.text import lexicon_zh as words
 from fedmed.deid.text.name_shape_zh import (
@@ -336,8 +336,21 @@ def _everywhere(view: str, found: list[Span]) -> Iterator[Span]:
         for name in (written,) if len(parts) == 1 else (written, "".join(parts)):
             if len(name) >= 2 and "某" not in name:
                 roles[name] = min(roles.get(name, "other"), span.role, key=ROLES.index)
-    for name, role in roles.items():
-        at = view.find(name)
+    for name, at in _occurrences(view, roles):
+        yield Span(start=at, end=at + len(name), kind="NAME", role=roles[name])
+
+
+_FEW_NAMES, _SHORT_NAME = 32, 16
+
+
+def _occurrences(view: str, names: Collection[str]) -> Iterator[tuple[str, int]]:
+    """Yield where each name stands; many are looked up at each place, for each search would read all of the note."""
+    many = len(names) > _FEW_NAMES
+    for size in sorted({len(name) for name in names if len(name) <= _SHORT_NAME}) if many else ():
+        places = range(len(view) - size + 1)
+        yield from ((name, at) for at in places if (name := view[at : at + size]) in names)
+    for name in names:
+        at = -1 if many and len(name) <= _SHORT_NAME else view.find(name)
         while at >= 0:
-            yield Span(start=at, end=at + len(name), kind="NAME", role=role)
+            yield name, at
             at = view.find(name, at + 1)

@@ -15,6 +15,7 @@ What it does not do: read files, write the audit, or promise anonymity. Rules mi
 site measures its own notes (see `evaluation`) before it trusts them.
 """
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ from fedmed.deid.text.reading import CJK, Reading, lowered, read, reading_of
 from fedmed.deid.text.shift_marks import mark_of, read_mark
 from fedmed.deid.text.shifts import shift_date, year_of
 from fedmed.deid.text.spans import FILLER, Kind, Span, fill, merge
-from fedmed.errors import UsageError
+from fedmed.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from fedmed.deid.text.tagger import Tagger
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 _NOTHING = FILLER + " \n"
 _CJK = re.compile(f"[{CJK}]")
 _LATIN = re.compile("[A-Za-z]{2}")
+_MOST_PASSES, _MOST_READ = 20, 4 << 20
+"""How often a note is read, and how many characters of a long one in all: each mask may show the rules one more."""
+_LONGEST_KNOWN = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +78,8 @@ class NoteCleaner:
             names: Names that the site's records know to be the patient's; masked wherever they occur.
 
         Raises:
-            DataError: The note holds half a surrogate pair.
+            DataError: The note holds half a surrogate pair, the rules don't come to an end with it, or what is known of
+                the patient is longer than any name.
             UsageError: Dates are to be shifted and `patient` is empty.
         """
         if self.options.dates == "shift" and not normalise(patient):
@@ -115,7 +120,9 @@ class NoteCleaner:
         known = _known_words(patient, names)
         view, found, dates = fill(reading.view, done), list[Span](), dict[tuple[int, int], WrittenDate]()
         in_cells: dict[tuple[str, str], list[Span]] = {}
-        while True:
+        for passes in itertools.count():
+            if passes > _MOST_PASSES and passes * len(view) > _MOST_READ:
+                raise DataError("note: expected rules that come to an end, found ever more to mask; divide the text")
             laid_out = lay_out(view)
             laid = reading if laid_out == reading.view else reading_of(laid_out)
             now, flat = laid.replaced("\t", "\n"), _flat(laid)
@@ -129,9 +136,10 @@ class NoteCleaner:
             ]
             new = [span for span in set(voices) if span.kind in self.options.kinds and self._masks(view, span)]
             if not new:
-                return merge(found), dates
+                break
             found += new
             view = fill(view, new)
+        return merge(found), dates
 
     def _voices(self, lines: Reading, flat: Reading) -> Iterator[Span]:
         """Yield what each voice finds in a note: names line by line, all else with lines joined."""
@@ -213,6 +221,8 @@ def _flat(laid: Reading) -> Reading:
 
 def _known_words(patient: str, names: Sequence[str]) -> list[tuple[str, Kind]]:
     """Return what the site knows of the patient and a note may repeat, in small letters."""
+    if any(len(word) > _LONGEST_KNOWN for word in (patient, *names)):
+        raise DataError("note: expected names and a patient's number of at most 1,000 characters, got more; correct it")
     words: list[tuple[str, Kind]] = [(name, "NAME") for name in names if len(normalise(name)) >= 2]
     if len(normalise(patient)) >= 4:
         words.append((patient, "RECORD"))

@@ -15,8 +15,9 @@ What it does not do: link people between notes; no placeholder says anything abo
 
 import re
 import string
+from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -98,22 +99,22 @@ class _Person:
 
 
 def _names(view: str, spans: Sequence[Span], language: Language) -> dict[Span, str]:
-    people: list[_Person] = []
+    people = _People()
     read = {
         span: _Person(name=name, parts=_parts(name), role=span.role) for span in spans if (name := _plain(view, span))
     }
     for span, mention in sorted(
         read.items(), key=lambda item: (-len(item[1].parts), -len(item[1].name), item[0].start)
     ):
-        person = _known(people, mention)
+        person = people.known(mention)
         if person is None:
-            people.append(mention)
+            people.add(mention)
             person = mention
         person.role = min(person.role, mention.role, key=ROLES.index)
         person.mentions.append(span)
     taken = _taken(view)
     words: dict[Span, str] = {}
-    for person in sorted(people, key=lambda person: min(span.start for span in person.mentions)):
+    for person in sorted(people.all, key=lambda person: min(span.start for span in person.mentions)):
         word = _ROLE_WORDS[language][person.role]
         taken[word] += 1
         number = "" if taken[word] == 1 else f"{taken[word]}" if language == "zh" else f" {taken[word]}"
@@ -137,14 +138,54 @@ def _parts(name: str) -> frozenset[str]:
     return frozenset(_PARTS.findall(name))
 
 
-def _known(people: Sequence[_Person], mention: _Person) -> _Person | None:
-    """Return who is mentioned, if that is clear."""
-    for person in people:
-        if person.name == mention.name or person.parts == mention.parts:
-            return person
-    fits = [person for person in people if _may_be(person, mention)]
-    same = [person for person in fits if person.role == mention.role]
-    return same[0] if len(same) == 1 else fits[0] if len(fits) == 1 else None
+class _People:
+    """Who was named so far, looked up by what a mention can share with them: a note may name a hundred thousand."""
+
+    def __init__(self) -> None:
+        self.all: list[_Person] = []
+        self._named: dict[str, int] = {}
+        self._alike: dict[frozenset[str], int] = {}
+        self._knowing: dict[str, set[int]] = {}
+        self._sorted: list[tuple[str, int]] = []
+
+    def add(self, person: _Person) -> None:
+        """Take in somebody new."""
+        number = len(self.all)
+        self.all.append(person)
+        self._named.setdefault(person.name, number)
+        self._alike.setdefault(person.parts, number)
+        for part in _known_parts(person):
+            self._knowing.setdefault(part, set()).add(number)
+        insort(self._sorted, (person.name, number))
+
+    def known(self, mention: _Person) -> _Person | None:
+        """Return who is mentioned, if that is clear."""
+        exact = [
+            number for number in (self._named.get(mention.name), self._alike.get(mention.parts)) if number is not None
+        ]
+        if exact:
+            return self.all[min(exact)]
+        fits = [person for person in self._candidates(mention) if _may_be(person, mention)]
+        same = [person for person in fits if person.role == mention.role]
+        return same[0] if len(same) == 1 else fits[0] if len(fits) == 1 else None
+
+    def _candidates(self, mention: _Person) -> Iterator[_Person]:
+        """Yield those whose name begins as the mention, or who have all of its parts."""
+        if _CJK.match(mention.name):
+            short = mention.name.rstrip("某")
+            for at in range(bisect_left(self._sorted, (short, 0)), len(self._sorted)):
+                name, number = self._sorted[at]
+                if not name.startswith(short):
+                    return
+                yield self.all[number]
+        elif mention.parts:
+            knowing = sorted((self._knowing.get(part, set()) for part in mention.parts), key=len)
+            yield from (self.all[number] for number in knowing[0].intersection(*knowing[1:]))
+
+
+def _known_parts(person: _Person) -> frozenset[str]:
+    """Return the parts of a name, and the initials that may stand for them."""
+    return person.parts | {part[0] for part in person.parts}
 
 
 def _may_be(person: _Person, mention: _Person) -> bool:
@@ -155,8 +196,7 @@ def _may_be(person: _Person, mention: _Person) -> bool:
         if len(mention.name) >= 2 and "某" not in mention.name and short not in COMPOUND_SURNAMES:
             return person.name.startswith(short)
         return person.name.startswith(short) and len(roles) <= 1
-    known = {part[0] for part in person.parts} | person.parts
-    return mention.parts <= known and any(len(part) > 1 for part in mention.parts) and len(roles) <= 1
+    return mention.parts <= _known_parts(person) and any(len(part) > 1 for part in mention.parts) and len(roles) <= 1
 
 
 def _taken(view: str) -> Counter[str]:

@@ -27,7 +27,7 @@ from fedmed.deid.text.patterns import (
 from fedmed.deid.text.reading import Reading
 from fedmed.deid.text.spans import Kind, Span
 
-_CAP = r"[A-Z][A-Za-zÀ-ɏ'\-.]*[A-Za-z]"
+_CAP = r"[A-Z][A-Za-zÀ-ɏ'\-.]{0,79}[A-Za-z]"  # bounded: each place is tried, and may lie in one endless word
 _STATES = (
     "AL|AK|AZ|AR|CA|CO|CT|DE|FL|GA|HI|ID|IL|IN|IA|KS|KY|LA|ME|MD|MA|MI|MN|MS|MO|MT|NE|NV|NH|NJ|NM|NY|NC"
     "|ND|OH|OK|OR|PA|RI|SC|SD|TN|TX|UT|VT|VA|WA|WV|WI|WY|DC"
@@ -153,7 +153,7 @@ def _before_kinds(view: str) -> Iterator[int]:
 
 
 _HOSPITAL = PlacedSearch(
-    rf"(?P<head>[A-Z](?<![A-Za-z'.].)[A-Za-zÀ-ɏ'\-.]*(?: (?:{_CAP}|&|of|and|the|de|[A-Z]\.)){{0,5}}? "
+    rf"(?P<head>[A-Z](?<![A-Za-z'.].)[A-Za-zÀ-ɏ'\-.]{{0,80}}(?: (?:{_CAP}|&|of|and|the|de|[A-Z]\.)){{0,5}}? "
     rf")(?P<kind>{_KINDS})(?![A-Za-z])(?: (?:Hospital|Medical Cent(?:er|re)|Clinic|Health "
     rf"System)(?![A-Za-z]))?(?: (?:of|at|in|for) (?:the )?{_CAP}(?: {_CAP}){{0,3}})?",
     _before_kinds,

@@ -166,7 +166,7 @@ def _trimmed(match: re.Match[str]) -> Span:
 
 def _labelled(view: str) -> Iterator[Span]:
     for label in _LABEL.finditer(view):
-        value = _VALUE.match(view, label.end())
+        value = _VALUE.match(view, label.end(), label.end() + _LONGEST_VALUE)
         if value is None or _NO_ADDRESS.match(value[0]):
             continue
         stop = _STOP.search(value[0], 2)
@@ -176,6 +176,9 @@ def _labelled(view: str) -> Iterator[Span]:
             text = place[0] if place else ""
         if 2 <= len(text) <= 45:
             yield _address(value.start(), value.start() + len(text.rstrip(" (")))
+
+
+_LONGEST_VALUE = 512  # an address has 45 characters at most; a run without a mark may be all of a note
 
 
 def _hospitals(view: str) -> Iterator[Span]:

@@ -92,7 +92,7 @@ _ANY = "".join(map(chr, (_DRESSED | _NUMERALS).keys()))
 _DRESSED_SIGNS = "".join(map(chr, _DRESSED))
 SPELLED_SIGNS = frozenset(_ANY)
 _SPELLED = re.compile(  # three or more near each other, but for the numerals of a year
-    rf"[{_ANY}](?:[0-9 \n./()\-]{{0,13}}[{_ANY}]){{2,}}+(?:(?! ?年)|(?<=[{_DRESSED_SIGNS}]))"
+    rf"[{_ANY}](?:[0-9 \n./()\-]{{0,13}}[{_ANY}]){{2,}}+(?P<year>(?<![{_DRESSED_SIGNS}]) ?年)?"
 )
 _NUMBER = re.compile(rf"[0-9{_ANY}](?:[ \n\-./()]{{0,2}}[0-9{_ANY}]){{3,}}")
 _DRESSED_DATE = re.compile(
@@ -117,7 +117,7 @@ def with_digits(text: str, present: frozenset[str] | set[str]) -> str:
     """
     if not present.isdisjoint(_FORMAL_SIGNS):
         text = _FORMAL_DATE.sub(lambda match: match[0].translate(_FORMAL), text)
-    if _SPELLED.search(text) is None:
+    if all(run["year"] for run in _SPELLED.finditer(text)):  # a run that fails is not tried again from its middle
         return text
     text, numbers = _NUMBER.subn(_as_number, text)
     return _DRESSED_DATE.sub(lambda match: match[0].translate(_DRESSED), text) if numbers else text

@@ -109,3 +109,10 @@ def test_a_sidecar_speaks_of_the_head(part: object) -> None:
 def test_a_sidecar_speaks_of_something_else(part: object) -> None:
     """A word that only holds the letters of another is none of the head."""
     assert not names_head(json.dumps({"BodyPartExamined": part}).encode())
+
+
+def test_a_number_too_large_for_a_double_is_dropped() -> None:
+    """A whole number of hundreds of digits is no physical size, and no accident either."""
+    data, counts = clean_sidecar(b'{"EchoTime": 1' + b"0" * 400 + b', "KVP": 1e400}', token=token)
+    assert json.loads(data) == {}
+    assert counts == {"keys_kept": 0, "keys_dropped": 2}
