@@ -8,6 +8,7 @@ Rules:
     * A job whose process ends abruptly is tried once more, alone; then the caller says what became of it.
     * Workers leave Ctrl-C to their parent and end when it is gone.
     * Workers are spawned, not forked: nothing of the parent is in them but what they are given.
+    * What a library says on standard error while it reads a file is dropped: a panic may quote the file.
 
 What it does not do: know what a job is, or write anything.
 """
@@ -102,6 +103,8 @@ def _start(start: Callable[[], object]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     start()
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  a device
+        os.dup2(nowhere.fileno(), 2)
 
 
 def _end_with_parent() -> None:

@@ -1,6 +1,7 @@
 """Tables made to take memory or time: refused in one line, whatever process reads them."""
 
 import hashlib
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -84,3 +85,15 @@ def test_a_sheet_with_a_cell_in_its_far_corner_is_refused(tmp_path: Path):
     with pytest.raises(workbook.WorkbookError):
         workbook.read_sheet(tmp_path / "made.xlsx")
     assert zipfile.is_zipfile(tmp_path / "made.xlsx")
+
+
+def test_the_name_of_a_workbook_stands_on_no_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Names of files are names of patients, and every user of a machine sees what its processes were started with."""
+    with xlsxwriter.Workbook(tmp_path / "Okonkwo.xlsx") as book:
+        book.add_worksheet().write(0, 0, "age")
+    started: list[object] = []
+    run = subprocess.run
+    monkeypatch.setattr(workbook.subprocess, "run", lambda words, **more: started.append(words) or run(words, **more))
+    assert workbook.read_sheet(tmp_path / "Okonkwo.xlsx")[1].rows() == [("age",)]
+    assert len(started) == 1
+    assert "Okonkwo" not in str(started)

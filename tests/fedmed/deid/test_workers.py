@@ -62,3 +62,9 @@ def test_what_a_job_raises_ends_the_run() -> None:
     """A full disk is not a matter of one file."""
     with pytest.raises(ZeroDivisionError):
         list(crew().results(["1", "1 / 0"]))
+
+
+def test_what_a_library_says_while_it_reads_reaches_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    """A panic of a compiled reader goes to standard error past Python, and may quote a cell."""
+    assert dict(crew(1).results(["__import__('os').write(2, b'Okonkwo, born 1961')"])) != {}
+    assert "Okonkwo" not in "".join(capfd.readouterr())
