@@ -2,10 +2,12 @@
 
 import gzip
 import io
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pydicom
+import pydicom.data
 import pytest
 from PIL import Image as Picture
 
@@ -62,6 +64,27 @@ def test_a_deflated_dicom_file_inflates_in_proportion(monkeypatch: pytest.Monkey
     assert slice_of(data.getvalue()) is None
 
 
+@pytest.mark.parametrize(("side", "frames"), [(65_000, 1), (64, 500_000)])
+def test_a_compressed_dicom_file_may_claim_what_its_bytes_can_hold(side: int, frames: int):
+    """A header of many rows or frames over a few compressed bytes is no image, and no room is made for it."""
+    dataset = pydicom.dcmread(Path(pydicom.data.__file__).parent / "test_files" / "MR_small_jp2klossless.dcm")
+    fates: list[tuple[int, ...] | None] = []
+    for dataset.Rows, dataset.NumberOfFrames in ((64, 1), (side, frames)):
+        dataset.Columns = dataset.Rows
+        data = io.BytesIO()
+        dataset.save_as(data)
+        tracemalloc.start()
+        try:
+            fates.append(read_image(data.getvalue(), PART).shape)
+        except DataError:
+            fates.append(None)
+        finally:
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        assert peak < 50e6
+    assert fates == [(1, 4, 4), None]
+
+
 def test_a_volume_is_judged_by_its_slice(monkeypatch: pytest.MonkeyPatch):
     """Of a volume one slice is taken, so only that may not be too large."""
     monkeypatch.setattr(imaging_bounds, "LEAST_VALUES", 50)
@@ -87,8 +110,14 @@ def test_compressed_lines_have_an_end(tmp_path: Path, monkeypatch: pytest.Monkey
     path.write_bytes(gzip.compress(b'{"a": "' + b" " * 1_000_000 + b'"}\n'))
     with pytest.raises(DataError, match="far more"):
         list(rows_of(path, ["a"], talk=None))
-    with pytest.raises(DataError, match="far more"):
-        jsonl._unpacked(path)
+    path.write_bytes(gzip.compress(b'{"a": "' + b" " * 20_000_000 + b'"}\n'))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="far more"):
+            jsonl._unpacked(path)
+        assert tracemalloc.get_traced_memory()[1] < 10e6
+    finally:
+        tracemalloc.stop()
     path.write_bytes(gzip.compress(b'{"a": "b"}\n' * 10))
     assert list(rows_of(path, ["a"], talk=None)) == [["b"]] * 10
 

@@ -97,3 +97,13 @@ def test_the_name_of_a_workbook_stands_on_no_command_line(tmp_path: Path, monkey
     assert workbook.read_sheet(tmp_path / "Okonkwo.xlsx")[1].rows() == [("age",)]
     assert len(started) == 1
     assert "Okonkwo" not in str(started)
+
+
+def test_a_sheet_that_fits_the_machine_is_refused_all_the_same(tmp_path: Path):
+    """A workbook of a few kilobytes may take what its bytes explain, and not what the machine happens to have left."""
+    with xlsxwriter.Workbook(tmp_path / "made.xlsx") as book:
+        sheet = book.add_worksheet()
+        sheet.write(0, 0, "a")
+        sheet.write(40_000, 1_500, 1)
+    with pytest.raises(workbook.WorkbookError):
+        workbook.read_sheet(tmp_path / "made.xlsx")

@@ -1,8 +1,10 @@
 """Notes made to cost time: the rules' work grows as a note does, not as its square, and comes to an end."""
 
 import itertools
+import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -57,6 +59,37 @@ def plain() -> float:
 def test_no_note_costs_the_square_of_its_length(kind: str, plain: float):
     """Many names, endless words, hosts, runs of days and labels within values cost little more than prose."""
     assert seconds(HOSTILE[kind]()) < MOST * plain
+
+
+def searched(note: str) -> int:
+    """Return how many characters of long texts are searched for one word while a note is cleaned, at most."""
+    total = 0
+
+    def watch(_frame: object, event: str, called: Any) -> None:
+        nonlocal total
+        if event == "c_call" and getattr(called, "__name__", "") == "find" and isinstance(called.__self__, str):
+            total += len(called.__self__)
+
+    cleaner = NoteCleaner(options=TextOptions(), key=bytes(32))
+    sys.setprofile(watch)
+    try:
+        cleaner.clean(note, patient="p1")
+    finally:
+        sys.setprofile(None)
+    return total
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        " ".join(f"Dr. {name}x" for name in NAMES[:600]),
+        "，".join(f"患者王{given}" for given in CHINESE[:500]),
+    ],
+    ids=["en", "zh"],
+)  # fmt: skip
+def test_the_names_of_a_long_list_are_not_looked_for_one_by_one(note: str):
+    """A note is read a few times for all the names in it, and not once for each of hundreds."""
+    assert searched(note) < 100 * len(note)
 
 
 def test_a_note_that_shows_ever_more_is_refused(monkeypatch: pytest.MonkeyPatch):
