@@ -160,12 +160,17 @@ class SuperNodeApart:
         return self._link is None
 
     def _hand_over(self, link: socket.socket) -> None:
-        link.settimeout(_HANDING_S)
-        with tasks_at(self._home.run / NODE_SOCKET) as tasks:
-            hand_over(link, self._start(), tasks)
-        link.settimeout(None)
         with self._guard:
-            self._link = link
+            self._link = link  # from now on: who is given what no longer holds must be hung up on too
+        try:
+            link.settimeout(_HANDING_S)
+            with tasks_at(self._home.run / NODE_SOCKET) as tasks:
+                hand_over(link, self._start(), tasks)
+            link.settimeout(None)
+        except BaseException:
+            with self._guard:
+                self._link = None
+            raise
         threading.Thread(target=self._hear, args=(link,), name="node-news", daemon=True).start()
 
     def _hear(self, link: socket.socket) -> None:

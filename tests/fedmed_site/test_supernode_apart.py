@@ -138,6 +138,31 @@ def test_ending_it_hangs_up_and_the_next_gets_the_new_certificate(door: Knocking
         assert start_of(link).certificate == b"renewed"
 
 
+def hung_up(link: socket.socket) -> bool:
+    """Say whether the agent ends the connection, before or after it has handed something over."""
+    try:
+        start_of(link)
+        return link.recv(1) == b""
+    except (IntegrityError, ConnectionError):
+        return True
+
+
+def test_a_renewal_while_it_is_let_in_reaches_it_too(door: Knocking):
+    """What is being handed over at that moment no longer holds, so this process may not stay; the next one may."""
+
+    def renewed_meanwhile() -> NodeStart:
+        door.node.end()
+        return START
+
+    door.starts = renewed_meanwhile
+    with door.knock() as link:
+        assert hung_up(link)
+    until(lambda: door.node._link is None)
+    door.starts = lambda: START
+    with door.knock() as link:
+        assert start_of(link) == START
+
+
 def test_an_expired_certificate_hands_over_nothing_and_is_said(door: Knocking):
     """The SuperNode is turned away until there is a new one."""
 
