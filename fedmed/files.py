@@ -8,6 +8,8 @@ Rules:
     * `append_durable` returns only after the bytes are on disk.
     * `appearing` does the same for a folder, and overwrites none.
     * `memory_file` lends a path to what must reach no disk.
+    * `unpacked_most` says what is believed of a compressed file: a few bytes may stand for what anybody has, and
+      beyond that each byte of the file adds some.
     * `locked` holds an exclusive lock that the kernel frees when the process dies.
 
 What it does not do: read, parse or encrypt.
@@ -28,10 +30,17 @@ from fedmed.errors import UsageError
 
 _LOOK_S: Final = 0.05
 _PART: Final = ".part"
-
+LEAST_UNPACKED: Final = 128 << 20
+UNPACKED_OF_A_BYTE: Final = 64
+"""Text is seldom packed to a fiftieth; images and masks that are mostly zeros may be."""
 
 LONGEST_SOCKET: Final = 100
 """Bytes of a Unix socket's path (unix(7) allows 108)."""
+
+
+def unpacked_most(size: int) -> int:
+    """Return how many bytes a file of `size` bytes may unpack to, before it counts as made to fill memory."""
+    return LEAST_UNPACKED + UNPACKED_OF_A_BYTE * size
 
 
 def require_short(root: Path, socket: Path) -> None:

@@ -14,10 +14,10 @@ import os
 from collections.abc import Sequence
 from typing import BinaryIO, Final
 
+from fedmed.files import unpacked_most
+
 LEAST_VALUES: Final = 1 << 24
 VALUES_OF_A_BYTE: Final = 32
-LEAST_BYTES: Final = 128 << 20
-BYTES_OF_A_BYTE: Final = 64
 
 
 def size_of(file: BinaryIO) -> int:
@@ -36,11 +36,6 @@ def check_image(shape: Sequence[int], size: int) -> None:
     """
     if math.prod(shape) > LEAST_VALUES + VALUES_OF_A_BYTE * size:
         raise ValueError("too large")
-
-
-def unpacked_most(size: int) -> int:
-    """Return what a file of `size` bytes may unpack to."""
-    return LEAST_BYTES + BYTES_OF_A_BYTE * size
 
 
 def check_unpacked(unpacked: int, size: int) -> None:

@@ -32,9 +32,10 @@ from numpy.typing import NDArray
 from pydicom.filereader import read_dataset
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi
 
-from fedmed.data.imaging_bounds import check_image, check_unpacked, size_of, unpacked_most
+from fedmed.data.imaging_bounds import check_image, check_unpacked, size_of
 from fedmed.data.parts import Slice
 from fedmed.data.schema import ImagePart
+from fedmed.files import unpacked_most
 
 Array = NDArray[np.float64]
 

@@ -30,14 +30,12 @@ import msgspec
 from fedmed.data.arrays import is_arrays, rows_of_arrays
 from fedmed.data.schema import Schema
 from fedmed.errors import DataError
-from fedmed.files import memory_file
+from fedmed.files import memory_file, unpacked_most
 from fedmed.rows import conversation
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
 _MOST_BAD = 0.2
 _MESSAGES = "messages"
-_LEAST_UNPACKED, _UNPACKED_OF_A_BYTE = 128 << 20, 64
-"""What any compressed file may unpack to, and what each of its bytes adds: text is seldom packed to a fiftieth."""
 
 
 def is_jsonl(path: Path) -> bool:
@@ -112,7 +110,7 @@ def rows_of(path: Path, columns: Sequence[str], *, talk: str | None) -> Iterator
 
 def _unpacked(path: Path) -> bytes:
     try:
-        most = _LEAST_UNPACKED + _UNPACKED_OF_A_BYTE * path.stat().st_size
+        most = unpacked_most(path.stat().st_size)
         with gzip.open(path, "rb") as file:
             data = file.read(most + 1)
     except (OSError, EOFError, zlib.error):
@@ -123,7 +121,7 @@ def _unpacked(path: Path) -> bytes:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    left = _LEAST_UNPACKED + _UNPACKED_OF_A_BYTE * path.stat().st_size
+    left = unpacked_most(path.stat().st_size)
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             while line := file.readline(left + 1):

@@ -45,6 +45,12 @@ _LONG_DIGITS = 7
 _FEW_DIGITS, _SAME_LETTERS_DIGITS = 4, 3
 _MOST, _SOME = 0.8, 0.3
 _NAMES_APART = 3
+_HAN = re.compile(r"[\u4e00-\u9fff]+")
+_SURNAMES = COMPOUND_SURNAMES | STRONG_SURNAMES | WEAK_SURNAMES
+_DISTRICT_ENDS = frozenset("区县旗市")
+_MOST_LEARNT = 1 << 15
+_districts: dict[str, bool] = {}
+"""Which headings are addresses down to the district, of those that were asked for."""
 
 
 class HeadingsError(DataError):
@@ -169,23 +175,12 @@ def _are_names_zh(below: Sequence[str]) -> bool:
     return len(named) >= _MOST * len(below) and len(families) >= min(_NAMES_APART, len(set(below)))
 
 
-_HAN = re.compile(r"[\u4e00-\u9fff]+")
-_SURNAMES = COMPOUND_SURNAMES | STRONG_SURNAMES | WEAK_SURNAMES
-
-
-_DISTRICT_ENDS = frozenset("区县旗市")
-
-
 def _district(heading: str) -> bool:
     """Say whether `heading` is an address down to the district: a city's name alone may head a column."""
     if not _DISTRICT_ENDS.intersection(heading):
         return False
     _learn_districts([heading])
     return _districts[heading]
-
-
-_districts: dict[str, bool] = {}
-_MOST_LEARNT = 1 << 15
 
 
 def _learn_districts(headings: Sequence[str]) -> None:

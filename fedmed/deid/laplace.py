@@ -139,9 +139,9 @@ def _first_values(
     """Return the clamped values that count: the first `contributions` known ones of each patient."""
     _check_epsilon(epsilon)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise UsageError(f"noised mean: expected clamps low < high, got {low} and {high}")
+        raise UsageError(f"noised number: expected clamps low < high, got {low} and {high}")
     if contributions < 1:
-        raise UsageError(f"noised mean: contributions must be at least 1, got {contributions}")
+        raise UsageError(f"noised number: contributions must be at least 1, got {contributions}")
     rows = pl.DataFrame({"value": values.cast(pl.Float64), "patient": patients}).drop_nulls().drop_nans("value")
     return rows.filter(pl.int_range(pl.len()).over("patient") < contributions)["value"].clip(low, high)
 

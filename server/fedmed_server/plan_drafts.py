@@ -7,7 +7,6 @@ Rules:
     * Nothing but the draft and the public description of the data is read: no site, no record.
     * The noise is the least that keeps the whole study within its epsilon, as every site will count it.
     * The same draft gives the same plan and the same base.
-
     * Noise that the sites share is fitted to the rings of a roster, as every site will check it.
 
 What it does not do: sign, or read records.

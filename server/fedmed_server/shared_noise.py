@@ -13,6 +13,7 @@ What it does not do: draw noise, or decide who is honest.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from fedmed.errors import RefusedError
 from fedmed.privacy.skellam import NoiseUnits, noise_units, require_room, require_share
 from fedmed.secagg.roster import Policy
 
@@ -31,7 +32,11 @@ class Released:
 
 
 def shared_distance(policy: Policy, released: Iterable[Released]) -> float:
-    """Return how far the noise of any of these sums is from a Gaussian at most, in total variation, rounded up."""
+    """Return how far the noise of any of these sums is from a Gaussian at most, in total variation, rounded up.
+
+    Raises:
+        RefusedError: The roster has no ring for one of them.
+    """
     found = max(_units(policy, one).distance for one in released)
     return min(0.999, float(f"{_MARGIN * found:.1e}"))
 
@@ -61,7 +66,12 @@ def require_fits(policy: Policy, released: Iterable[Released], *, cohort: int) -
 
 
 def _units(policy: Policy, released: Released) -> NoiseUnits:
-    segment = next(segment for segment in policy.segments if segment.name == released.segment)
+    segment = next((segment for segment in policy.segments if segment.name == released.segment), None)
+    if segment is None:
+        raise RefusedError(
+            f"expected a ring for {released.segment!r}, which the study releases, got a roster without one; sign a"
+            " roster that has it, or take it out of the plan"
+        )
     return noise_units(
         clip_norm=released.clip_norm,
         noise_multiplier=released.noise_multiplier,

@@ -113,6 +113,10 @@ def test_a_roster_that_cannot_hold_the_noise_is_refused_where_the_plan_is_made(
         assert make_shared(tmp_path, consortium) == 2
         assert says in capsys.readouterr().err
         assert not (tmp_path / "plan.json").exists()
+    lacking = replace(consortium.roster, policy=replace(policy, segments=policy.segments[:1]))
+    write_roster(tmp_path, consortium, lacking)
+    assert make_shared(tmp_path, consortium) == 2
+    assert "expected a ring for 'fisher'" in capsys.readouterr().err
     assert make_shared(tmp_path, consortium, roster="none.json") == 2
     assert "expected a roster, found no file" in capsys.readouterr().err
 

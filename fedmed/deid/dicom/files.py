@@ -48,11 +48,9 @@ from fedmed.deid.dicom.table import family_of, rules, table_digest, vr_of
 from fedmed.deid.dicom.uids import UidMap
 from fedmed.deid.dicom.values import texts
 from fedmed.deid.pseudonyms import Pseudonyms
-from fedmed.files import write_atomic
+from fedmed.files import unpacked_most, write_atomic
 
 MAX_FILE_BYTES = 2 << 30
-LEAST_INFLATED, INFLATED_OF_A_BYTE = 128 << 20, 64
-"""What any deflated dataset may be inflated to, and what each of its bytes adds: masks are mostly zeros."""
 IMPLEMENTATION_UID = "2.25.231968263190743271893011287934514962707"
 """Our implementation class, a UUID-derived UID that names no vendor."""
 
@@ -276,7 +274,7 @@ def _read(data: bytes) -> _Source:
 def _inflate(data: bytes) -> bytes:
     engine = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        plain = engine.decompress(data, min(MAX_FILE_BYTES, LEAST_INFLATED + INFLATED_OF_A_BYTE * len(data)))
+        plain = engine.decompress(data, min(MAX_FILE_BYTES, unpacked_most(len(data))))
     except zlib.error:
         raise QuarantineError("malformed") from None
     if engine.unconsumed_tail:

@@ -11,6 +11,7 @@ import pydicom.data
 import pytest
 from PIL import Image as Picture
 
+from fedmed import files
 from fedmed.data import imaging_bounds, jsonl
 from fedmed.data.arrays import rows_of_arrays
 from fedmed.data.imaging import read_image, slice_of
@@ -58,7 +59,7 @@ def test_a_deflated_dicom_file_inflates_in_proportion(monkeypatch: pytest.Monkey
     pydicom.dcmwrite(data, dataset, enforce_file_format=True)
     assert read_image(data.getvalue(), PART).shape == (1, 4, 4)
     assert slice_of(data.getvalue()) is not None
-    monkeypatch.setattr(imaging_bounds, "LEAST_BYTES", 1_000)
+    monkeypatch.setattr(files, "LEAST_UNPACKED", 1_000)
     with pytest.raises(DataError):
         read_image(data.getvalue(), PART)
     assert slice_of(data.getvalue()) is None
@@ -96,7 +97,7 @@ def test_a_volume_is_judged_by_its_slice(monkeypatch: pytest.MonkeyPatch):
 
 def test_an_archive_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Labels and images are compared with the archive's size before they are unpacked."""
-    monkeypatch.setattr(imaging_bounds, "LEAST_BYTES", 1_000)
+    monkeypatch.setattr(files, "LEAST_UNPACKED", 1_000)
     path = tmp_path / "set.npz"
     path.write_bytes(archive(train_images=np.zeros((90_000, 2, 2), np.uint8), train_labels=np.zeros(90_000, np.int64)))
     with pytest.raises(DataError, match="can't be read"):
@@ -105,7 +106,7 @@ def test_an_archive_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path: 
 
 def test_compressed_lines_have_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """What a compressed table unpacks to is bounded by its size, as lines and as a whole."""
-    monkeypatch.setattr(jsonl, "_LEAST_UNPACKED", 1_000)
+    monkeypatch.setattr(files, "LEAST_UNPACKED", 1_000)
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"a": "' + b" " * 1_000_000 + b'"}\n'))
     with pytest.raises(DataError, match="far more"):

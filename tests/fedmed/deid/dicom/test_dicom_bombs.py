@@ -7,11 +7,12 @@ from collections.abc import Callable
 import pytest
 from pydicom.dataset import Dataset
 
-from fedmed.deid.dicom import extent, files, stream
+from fedmed.deid.dicom import extent, stream
 from fedmed.deid.dicom.engine import Keyed
 from fedmed.deid.dicom.files import DEFLATED, clean_bytes
 from fedmed.deid.dicom.quarantine import QuarantineError
 from fedmed.deid.dicom.stream import Element, StreamError, Syntax, encode, parse
+from fedmed.files import LEAST_UNPACKED
 
 Maker = Callable[..., Dataset]
 Writer = Callable[..., bytes]
@@ -24,7 +25,7 @@ def test_a_deflated_file_inflates_in_proportion(make: Maker, written: Writer, ke
     packed = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     head = written(make(), DEFLATED)
     meta = 144 + struct.unpack_from("<I", head, 140)[0]
-    body = b"".join(packed.compress(bytes(1 << 20)) for _ in range(files.LEAST_INFLATED // (1 << 20) + 64))
+    body = b"".join(packed.compress(bytes(1 << 20)) for _ in range(LEAST_UNPACKED // (1 << 20) + 64))
     with pytest.raises(QuarantineError) as caught:
         clean_bytes(head[:meta] + body + packed.flush(), keyed())
     assert caught.value.reason == "too-large"
